@@ -1,0 +1,23 @@
+"""Strict JAX settings for every test, and where the real patients lie."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REAL_PATIENTS = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_patients() -> Path:
+    """Folder of the two real NSCLC patients (CC BY-NC, never copied into the repository)."""
+    if not (REAL_PATIENTS / "lung1_001").is_dir():
+        pytest.skip(f"the real patients are not at {REAL_PATIENTS}: see the README, 'Real patients'")
+    return REAL_PATIENTS
