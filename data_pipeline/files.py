@@ -1,8 +1,8 @@
 """Files and folders that are written whole or not at all.
 
-Both helpers hand out a temporary path beside the final one (the same file system, so that the closing `os.replace` is one atomic
-step) and remove it when anything goes wrong, Ctrl-C included. A process killed outright may leave a temporary behind, but only
-under a hidden name (`is_temporary`) that nobody takes for the finished thing.
+Both helpers hand out a temporary path beside the final one (the same file system, so that the closing `os.replace` is
+one atomic step) and remove it when anything goes wrong, Ctrl-C included. A process killed outright may leave a
+temporary behind, but only under a hidden name (`is_temporary`) that nobody takes for the finished thing.
 """
 
 import os
@@ -18,7 +18,7 @@ _PREFIX = ".partial-"
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether the last part of `path` is a name that `atomic_path` or `atomic_folder` hands out before the work is done."""
+    """Whether `path` is named as the unfinished files and folders of `atomic_path` and `atomic_folder` are."""
     return path.name.startswith(_PREFIX)
 
 
