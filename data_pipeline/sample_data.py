@@ -2,8 +2,8 @@
 
 They are the Radiomics Digital Phantom of CancerData: CT series cropped around the tumour, each with an RTSTRUCT that
 holds `GTV-1`. A wheel on the Python Package Index carries them as data files, and whoever has this package has pip: it
-brings the wheel by its own index, proxy and certificate settings. The wheel is then read as the zip it is. Nothing of it
-is installed or imported; only the DICOM files and their licence text are kept.
+brings the wheel by its own index, proxy and certificate settings. The wheel is then read as the zip it is: nothing of
+it is installed or imported, and only the DICOM files and their licence text are kept.
 """
 
 import hashlib
