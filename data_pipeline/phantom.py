@@ -1,0 +1,427 @@
+"""Phantom patients: seeded synthetic thoraxes with analytic tumours, written as DICOM CT and RTSTRUCT.
+
+The tumour of a phantom is a known surface, so that every later step (contours, masks, volumes, scores) can be checked
+against the truth, and the demo and the tests need no patient's data.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from jaxtyping import Bool, Float, Int16
+from scipy import fft, ndimage
+from scipy.spatial.transform import Rotation
+from skimage.measure import find_contours
+
+from data_pipeline.errors import InputError
+from data_pipeline.phantom_anatomy import Anatomy, Plane, Sections, coverage
+from data_pipeline.phantom_dicom import Contour, Grid, Roi, write_study
+from data_pipeline.phantom_tubes import draw_anatomy, lung_points
+
+SLICES = (40, 120)
+SLICE_SPACINGS_MM = (2.0, 2.5, 3.0, 4.0, 5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tumour:
+    """A star-shaped tumour: an ellipsoid whose radius is multiplied by 1 + a few smooth waves over the sphere.
+
+    With v = axes⁻¹ Rᵀ (p - centre), p is inside where |v| < 1 + Σ amplitude sin(wave · v/|v| + phase).
+
+    Attributes:
+        centre, axes: in mm.
+        rotation: R, from the ellipsoid's axes to the patient's.
+        waves, phases, amplitudes: of the waves, dimensionless.
+        hounsfield: mean CT number (HU).
+    """
+
+    centre: Float[np.ndarray, "3"]
+    axes: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"]
+    waves: Float[np.ndarray, "waves 3"]
+    phases: Float[np.ndarray, "waves"]
+    amplitudes: Float[np.ndarray, "waves"]
+    hounsfield: float
+
+    @property
+    def reach(self) -> float:
+        """Radius of a ball around the centre that holds the tumour (mm)."""
+        return float(self.axes.max() * (1 + self.amplitudes.sum()))
+
+    def _bumps(self, direction: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
+        return 1 + np.sin(direction @ self.waves.T + self.phases) @ self.amplitudes
+
+    def level(self, points: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
+        """Implicit surface: 0 on it, negative inside, about the distance in mm near it."""
+        scaled = (points - self.centre) @ self.rotation / self.axes
+        radius = np.sqrt(np.square(scaled).sum(-1)) + 1e-9
+        return (radius - self._bumps(scaled / radius[..., None])) * self.axes.mean()
+
+    def surface(self, polar: int = 24) -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points"]]:
+        """Points on the surface (mm), and the volume in mm3 of the cone from the centre to each.
+
+        The cones are a Gauss-Legendre by trapezium rule on the sphere: ∫ (1 + waves)³ / 3 dΩ times the axes' product.
+        """
+        cosine, weight = np.polynomial.legendre.leggauss(polar)
+        angle = np.arange(2 * polar) * np.pi / polar
+        sine = np.sqrt(1 - cosine**2)[:, None]
+        across = [sine * np.cos(angle), sine * np.sin(angle), np.repeat(cosine[:, None], 2 * polar, 1)]
+        direction = np.stack(across, axis=-1).reshape(-1, 3)
+        bumps = self._bumps(direction)
+        points = self.centre + (bumps[:, None] * direction * self.axes) @ self.rotation.T
+        return points, np.repeat(weight, 2 * polar) * np.pi / polar * bumps**3 / 3 * self.axes.prod()
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """An analytic patient.
+
+    Attributes:
+        seed, number: of the cohort, and of the patient in it; they determine everything else.
+        grid: geometry of the CT series.
+        anatomy: the healthy thorax.
+        tumours: one or more, all of them `GTV-1`.
+        noise: standard deviation (HU).
+        instance_numbers: of the slices from foot to head.
+        bits_stored: 12 or 16.
+    """
+
+    seed: int
+    number: int
+    grid: Grid
+    anatomy: Anatomy
+    tumours: tuple[Tumour, ...]
+    noise: float
+    instance_numbers: tuple[int, ...]
+    bits_stored: int
+
+    @property
+    def name(self) -> str:
+        """PatientID and name of the patient's folder."""
+        return f"PHANTOM-{self.number:03d}"
+
+
+def draw_phantom(
+    seed: int, *, number: int = 1, slices: int | tuple[int, int] | None = None, matrix: int = 512
+) -> Phantom:
+    """Draw one patient.
+
+    Args:
+        seed: of the cohort.
+        number: of the patient in the cohort, from 1; it names the patient.
+        slices: how many, or between which numbers (inclusive) to draw how many; 40 to 120 by default.
+        matrix: rows and columns. The field of view does not depend on it, so that small ones are quick previews.
+
+    Raises:
+        ValueError: fewer than 8 slices.
+    """
+    fewest, most = (slices, slices) if isinstance(slices, int) else slices or SLICES
+    if fewest < 8:
+        raise ValueError(f"a phantom needs at least 8 slices, not {fewest}")
+    rng = np.random.default_rng((seed, number))
+    count = int(rng.integers(fewest, most + 1))
+    field_of_view = int(rng.integers(360, 501))
+    anatomy = draw_anatomy(rng, field_of_view)
+    # A scan covers most of the chest where the number of slices allows it.
+    gap = rng.choice([s for s in SLICE_SPACINGS_MM if 150 <= s * count <= 300] or [_nearest_spacing(count)])
+    pixel, extent = field_of_view / matrix, gap * (count - 1)
+    slack = max(0.0, anatomy.lung_height - extent) / 2
+    middle = rng.uniform(-0.6, 0.6) * slack - 5
+    corner = np.round(rng.uniform(-0.02, 0.02, 2) * field_of_view) - (field_of_view - pixel) / 2
+    bottom = np.round(middle - extent / 2)
+    grid = Grid(
+        (count, matrix, matrix), (float(gap), pixel, pixel), (float(corner[0]), float(corner[1]), float(bottom))
+    )
+    numbers = np.arange(1, count + 1)
+    order = rng.integers(3)
+    numbers = (numbers, numbers[::-1], rng.permutation(numbers))[order]
+    tumours = _draw_tumours(rng, anatomy, grid)
+    return Phantom(
+        seed=seed,
+        number=number,
+        grid=grid,
+        anatomy=anatomy,
+        tumours=tumours,
+        noise=rng.uniform(10, 20),
+        instance_numbers=tuple(numbers.tolist()),
+        bits_stored=int(rng.choice([12, 16])),
+    )
+
+
+def _nearest_spacing(count: int) -> float:
+    return min(SLICE_SPACINGS_MM, key=lambda spacing: abs(spacing * count - 220))
+
+
+def _draw_tumours(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> tuple[Tumour, ...]:
+    gap, z = grid.spacing_mm[0], grid.z
+    points, depth = lung_points(rng, anatomy, 4000)
+    tumours: list[Tumour] = []
+    for _ in range(1 + (rng.random() < 0.2)):
+        on_wall = rng.random() < 0.4
+        largest = min(23.0, (z[-1] - z[0]) / 2 - 2 * gap)
+        radius = rng.uniform(min(max(11.0, 3.2 * gap), largest), largest)
+        while True:
+            near = np.flatnonzero(
+                (depth > 0.5 * radius) & (points[:, 2] - z[0] > radius) & (z[-1] - points[:, 2] > radius)
+            )
+            for i in rng.permutation(near)[:60]:
+                tumour = _draw_tumour(rng, points[i].astype(float), radius)
+                if _fits(tumour, anatomy, grid, on_wall) and not any(_touch(tumour, other) for other in tumours):
+                    break
+            else:
+                # No room: this chest is too small for it.
+                radius *= 0.93
+                continue
+            tumours.append(tumour)
+            break
+    return tuple(tumours)
+
+
+def _draw_tumour(rng: np.random.Generator, centre: np.ndarray, radius: float) -> Tumour:
+    waves = 5
+    return Tumour(
+        centre=centre,
+        axes=radius * rng.uniform(0.8, 1.15, 3),
+        rotation=Rotation.random(rng=rng).as_matrix(),
+        waves=rng.normal(0, 2.2, (waves, 3)),
+        phases=rng.uniform(0, 2 * np.pi, waves),
+        amplitudes=rng.uniform(0.03, 0.08, waves),
+        hounsfield=rng.uniform(25, 48),
+    )
+
+
+def _fits(tumour: Tumour, anatomy: Anatomy, grid: Grid, on_wall: bool) -> bool:
+    """Whether it lies between the end slices, and either free in a lung or pressed a few mm into its wall."""
+    surface, _ = tumour.surface(12)
+    x, y, z = surface.T.astype(np.float32)
+    sticks_out = Sections(anatomy, x, y).lungs(z).max()
+    low, high = grid.z[[1, -2]]
+    return bool(z.min() > low and z.max() < high and (2 < sticks_out < 6 if on_wall else sticks_out < -3))
+
+
+def _touch(one: Tumour, other: Tumour) -> bool:
+    return float(np.linalg.norm(one.centre - other.centre)) < one.reach + other.reach + 5
+
+
+def hounsfield_slices(phantom: Phantom) -> Iterator[Int16[np.ndarray, "rows columns"]]:
+    """CT numbers of each slice, from foot to head: int16 in HU, at least -1024.
+
+    Each slice is the mean of two planes a half slice apart, for partial volume along z.
+    """
+    grid, (gap, _, pixel) = phantom.grid, phantom.grid.spacing_mm
+    sections = Sections(phantom.anatomy, grid.x[None, :], grid.y[:, None], pixel)
+    background = sections.background()
+    for index, texture in enumerate(_textures(phantom)):
+        planes = []
+        for z in grid.z[index] + np.array([-gap, gap]) / 4:
+            plane = sections.hounsfield(float(z), texture, background)
+            for tumour in phantom.tumours:
+                _paint_tumour(plane, tumour, grid, z, texture, sections.edge)
+            planes.append(plane)
+        noise = _noise(np.random.default_rng((phantom.seed, phantom.number, 1 + index)), grid) * phantom.noise
+        yield np.clip(np.rint((planes[0] + planes[1]) / 2 + noise), -1024, 3071).astype(np.int16)
+
+
+def hounsfield(phantom: Phantom) -> Int16[np.ndarray, "slices rows columns"]:
+    """The whole CT volume, from foot to head: int16 in HU."""
+    return np.stack(list(hounsfield_slices(phantom)))
+
+
+def tumour_mask(phantom: Phantom) -> Bool[np.ndarray, "slices rows columns"]:
+    """Voxels whose centre lies in a tumour."""
+    grid = phantom.grid
+    mask = np.zeros(grid.shape, bool)
+    for tumour in phantom.tumours:
+        rows, columns = _box(tumour, grid)
+        for index in np.flatnonzero(np.abs(grid.z - tumour.centre[2]) < tumour.reach):
+            mask[index, rows, columns] |= tumour.level(_plane_points(grid.x[columns], grid.y[rows], grid.z[index])) < 0
+    return mask
+
+
+def tumour_volume_mm3(phantom: Phantom) -> float:
+    """Volume inside the analytic surfaces, exact to about 1e-6."""
+    return float(sum(tumour.surface(64)[1].sum() for tumour in phantom.tumours))
+
+
+def tumour_contours(phantom: Phantom, step_mm: float = 1.0) -> list[Contour]:
+    """Level curves of the tumours on the slices' planes.
+
+    Args:
+        phantom: the patient.
+        step_mm: grid of the marching squares that find the curves' topology; corners are about as far apart. Each
+            corner is then moved onto the surface.
+    """
+    contours = []
+    for tumour in phantom.tumours:
+        x, y = (
+            np.arange(c - tumour.reach - step_mm, c + tumour.reach + 2 * step_mm, step_mm) for c in tumour.centre[:2]
+        )
+        for index in np.flatnonzero(np.abs(phantom.grid.z - tumour.centre[2]) < tumour.reach):
+            z = phantom.grid.z[index]
+            for curve in find_contours(tumour.level(_plane_points(x, y, z)), 0.0):
+                corners = np.array([x[0], y[0]]) + curve[:-1, ::-1] * step_mm
+                contours.append(Contour(int(index), _onto_surface(tumour, corners, z)))
+    return contours
+
+
+def _onto_surface(tumour: Tumour, corners: Float[np.ndarray, "points 2"], z: float) -> Float[np.ndarray, "points 2"]:
+    """Newton's method along the level's in-plane gradient."""
+    points = np.column_stack([corners, np.full(len(corners), z)])
+    nudge = 1e-4 * np.eye(3)[:2, None]
+    for _ in range(4):
+        gradient = ((tumour.level(points + nudge) - tumour.level(points - nudge)) / 2e-4).T
+        points[:, :2] -= gradient * (tumour.level(points) / np.square(gradient).sum(1))[:, None]
+    return points[:, :2]
+
+
+def _plane_points(x: np.ndarray, y: np.ndarray, z: float) -> Float[np.ndarray, "rows columns 3"]:
+    return np.stack(np.broadcast_arrays(x[None, :], y[:, None], z), axis=-1)
+
+
+def _box(tumour: Tumour, grid: Grid, margin: float = 0.0) -> tuple[slice, slice]:
+    """Rows and columns around a tumour."""
+    reach = tumour.reach + margin
+    return tuple(
+        slice(*np.searchsorted(axis, [centre - reach, centre + reach]))
+        for axis, centre in ((grid.y, tumour.centre[1]), (grid.x, tumour.centre[0]))
+    )
+
+
+def _paint_tumour(image: Plane, tumour: Tumour, grid: Grid, z: float, texture: Plane, edge: float) -> None:
+    if abs(z - tumour.centre[2]) > tumour.reach + edge:
+        return
+    rows, columns = _box(tumour, grid, edge)
+    cover = coverage(tumour.level(_plane_points(grid.x[columns], grid.y[rows], z)), edge).astype(np.float32)
+    image[rows, columns] += cover * (tumour.hounsfield + 5 * texture[rows, columns] - image[rows, columns])
+
+
+def _textures(phantom: Phantom) -> Iterator[Plane]:
+    """A smooth random field of deviation 1 for each slice; 128 x 128 nodes in plane carry it at any matrix."""
+    grid = phantom.grid
+    rng = np.random.default_rng((phantom.seed, phantom.number, 0))
+    nodes = rng.standard_normal((grid.shape[0], 128, 128), dtype=np.float32)
+    nodes = ndimage.gaussian_filter(nodes, (5 / grid.spacing_mm[0], 1.3, 1.3))
+    nodes /= nodes.std()
+    for plane in nodes:
+        yield ndimage.zoom(plane, grid.shape[1] / 128, order=1)
+
+
+def _noise(rng: np.random.Generator, grid: Grid) -> Plane:
+    """One plane of CT noise of deviation 1: reconstruction filters f · exp(-(f/f0)²), so low frequencies are weak."""
+    rows, columns = grid.shape[1:]
+    frequency = np.hypot(fft.fftfreq(rows, grid.spacing_mm[1])[:, None], fft.rfftfreq(columns, grid.spacing_mm[2]))
+    amplitude = (np.sqrt(frequency) * np.exp(-np.square(frequency / 0.45))).astype(np.float32)
+    spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32).view(np.complex64)[..., 0] * amplitude
+    noise = fft.irfft2(spectrum, (rows, columns))
+    return noise / noise.std()
+
+
+def write_phantom(phantom: Phantom, output: Path) -> Path:
+    """Write a patient's CT series and RTSTRUCT into `output`/PHANTOM-<number>/<StudyUID>/<SeriesUID>/.
+
+    The folder appears only when it is complete.
+
+    Returns:
+        The patient's folder.
+
+    Raises:
+        InputError: the folder is already there.
+    """
+    target = Path(output) / phantom.name
+    if target.exists():
+        raise InputError(f"{target} is already there: remove it, or choose another output folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    grid = phantom.grid
+    with TemporaryDirectory(prefix=f".{phantom.name}-", dir=target.parent) as temporary:
+        draft = Path(temporary) / phantom.name
+        write_study(
+            draft,
+            patient=phantom.name,
+            entropy=f"rdunet-jax phantom {phantom.seed} {phantom.number} {grid}",
+            grid=grid,
+            slices=hounsfield_slices(phantom),
+            instance_numbers=phantom.instance_numbers,
+            bits_stored=phantom.bits_stored,
+            rois=_rois(phantom),
+        )
+        draft.rename(target)
+    return target
+
+
+def _rois(phantom: Phantom) -> list[Roi]:
+    """The tumour, and organs as distractors; every third patient lists it last."""
+    grid, anatomy = phantom.grid, phantom.anatomy
+    step = 3.0
+    x, y = (np.arange(-half, half + step, step, np.float32) for half in anatomy.cavity)
+    sections = Sections(anatomy, x[None, :], y[:, None])
+    lungs: tuple[list[Contour], list[Contour]] = ([], [])
+    for index, z in enumerate(grid.z):
+        for curve in find_contours(np.pad(sections.lungs(float(z)), 1, constant_values=step), 0.0):
+            if len(curve) > 15:
+                points = np.array([x[0], y[0]]) + (curve[:-1, ::-1] - 1) * step
+                lungs[int(points[:, 0].mean() < 0)].append(Contour(index, points))
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    canal = np.array([0, anatomy.spine_y + 23 * anatomy.scale])
+    cord = 6 * anatomy.scale * np.stack([np.cos(angle), np.sin(angle)], 1) + canal
+    rois = [
+        Roi("GTV-1", "GTV", tumour_contours(phantom)),
+        Roi("Lung-Left", "ORGAN", lungs[0]),
+        Roi("Lung-Right", "ORGAN", lungs[1]),
+        Roi("Spinal-Cord", "ORGAN", [Contour(index, cord) for index in range(len(grid.z))]),
+    ]
+    return rois if phantom.number % 3 else rois[::-1]
+
+
+def write_phantoms(
+    output: Path,
+    *,
+    count: int,
+    seed: int = 0,
+    slices: int | tuple[int, int] | None = None,
+    matrix: int = 512,
+    workers: int = 2,
+    on_patient: Callable[[Path], None] | None = None,
+) -> list[Path]:
+    """Write PHANTOM-001 … PHANTOM-<count> under `output`.
+
+    Patient i depends on `seed` and i only, not on `count` or `workers`.
+
+    Args:
+        output: folder, made if need be.
+        count: patients.
+        seed: of the cohort.
+        slices, matrix: see `draw_phantom`.
+        workers: processes; 1 works in this one.
+        on_patient: called with each patient's folder in turn.
+
+    Returns:
+        The patients' folders.
+
+    Raises:
+        InputError: a patient's folder is already there.
+    """
+    write = partial(_write_number, output=Path(output), seed=seed, slices=slices, matrix=matrix)
+    folders = []
+    if workers == 1:
+        results = map(write, range(1, count + 1))
+        for folder in results:
+            folders.append(folder)
+            if on_patient:
+                on_patient(folder)
+        return folders
+    # Forking is unsafe once JAX has started its threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for folder in pool.map(write, range(1, count + 1)):
+            folders.append(folder)
+            if on_patient:
+                on_patient(folder)
+    return folders
+
+
+def _write_number(number: int, *, output: Path, seed: int, slices: int | tuple[int, int] | None, matrix: int) -> Path:
+    return write_phantom(draw_phantom(seed, number=number, slices=slices, matrix=matrix), output)
