@@ -13,68 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16
+from jaxtyping import Bool, Int16
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 from skimage.measure import find_contours
 
 from data_pipeline.errors import InputError
-from data_pipeline.phantom_anatomy import Anatomy, Plane, Sections, coverage
+from data_pipeline.phantom_anatomy import AIR, Anatomy, Plane, Sections, coverage
 from data_pipeline.phantom_dicom import Contour, Grid, Roi, write_study
 from data_pipeline.phantom_tubes import draw_anatomy, lung_points
+from data_pipeline.phantom_tumour import Tumour, plane_points
 
 SLICES = (40, 120)
 SLICE_SPACINGS_MM = (2.0, 2.5, 3.0, 4.0, 5.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Tumour:
-    """A star-shaped tumour: an ellipsoid whose radius is multiplied by 1 + a few smooth waves over the sphere.
-
-    With v = axes⁻¹ Rᵀ (p - centre), p is inside where |v| < 1 + Σ amplitude sin(wave · v/|v| + phase).
-
-    Attributes:
-        centre, axes: in mm.
-        rotation: R, from the ellipsoid's axes to the patient's.
-        waves, phases, amplitudes: of the waves, dimensionless.
-        hounsfield: mean CT number (HU).
-    """
-
-    centre: Float[np.ndarray, "3"]
-    axes: Float[np.ndarray, "3"]
-    rotation: Float[np.ndarray, "3 3"]
-    waves: Float[np.ndarray, "waves 3"]
-    phases: Float[np.ndarray, "waves"]
-    amplitudes: Float[np.ndarray, "waves"]
-    hounsfield: float
-
-    @property
-    def reach(self) -> float:
-        """Radius of a ball around the centre that holds the tumour (mm)."""
-        return float(self.axes.max() * (1 + self.amplitudes.sum()))
-
-    def _bumps(self, direction: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
-        return 1 + np.sin(direction @ self.waves.T + self.phases) @ self.amplitudes
-
-    def level(self, points: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
-        """Implicit surface: 0 on it, negative inside, about the distance in mm near it."""
-        scaled = (points - self.centre) @ self.rotation / self.axes
-        radius = np.sqrt(np.square(scaled).sum(-1)) + 1e-9
-        return (radius - self._bumps(scaled / radius[..., None])) * self.axes.mean()
-
-    def surface(self, polar: int = 24) -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points"]]:
-        """Points on the surface (mm), and the volume in mm3 of the cone from the centre to each.
-
-        The cones are a Gauss-Legendre by trapezium rule on the sphere: ∫ (1 + waves)³ / 3 dΩ times the axes' product.
-        """
-        cosine, weight = np.polynomial.legendre.leggauss(polar)
-        angle = np.arange(2 * polar) * np.pi / polar
-        sine = np.sqrt(1 - cosine**2)[:, None]
-        across = [sine * np.cos(angle), sine * np.sin(angle), np.repeat(cosine[:, None], 2 * polar, 1)]
-        direction = np.stack(across, axis=-1).reshape(-1, 3)
-        bumps = self._bumps(direction)
-        points = self.centre + (bumps[:, None] * direction * self.axes) @ self.rotation.T
-        return points, np.repeat(weight, 2 * polar) * np.pi / polar * bumps**3 / 3 * self.axes.prod()
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,18 +164,22 @@ def hounsfield_slices(phantom: Phantom) -> Iterator[Int16[np.ndarray, "rows colu
 
     Each slice is the mean of two planes a half slice apart, for partial volume along z.
     """
-    grid, (gap, _, pixel) = phantom.grid, phantom.grid.spacing_mm
-    sections = Sections(phantom.anatomy, grid.x[None, :], grid.y[:, None], pixel)
+    grid, gap = phantom.grid, phantom.grid.spacing_mm[0]
+    left, right, front, back = phantom.anatomy.bounds
+    rows = slice(*np.searchsorted(grid.y, [front, back]))
+    columns = slice(*np.searchsorted(grid.x, [left, right]))
+    body = grid.crop(rows, columns)
+    sections = Sections(phantom.anatomy, body.x[None, :], body.y[:, None], grid.spacing_mm[2])
     background = sections.background()
-    for index, texture in enumerate(_textures(phantom)):
-        planes = []
+    for index, texture in enumerate(_textures(phantom, body)):
+        noise = np.random.default_rng((phantom.seed, phantom.number, 1 + index))
+        image = AIR + phantom.noise * _noise(noise, grid)
         for z in grid.z[index] + np.array([-gap, gap]) / 4:
             plane = sections.hounsfield(float(z), texture, background)
             for tumour in phantom.tumours:
-                _paint_tumour(plane, tumour, grid, z, texture, sections.edge)
-            planes.append(plane)
-        noise = _noise(np.random.default_rng((phantom.seed, phantom.number, 1 + index)), grid) * phantom.noise
-        yield np.clip(np.rint((planes[0] + planes[1]) / 2 + noise), -1024, 3071).astype(np.int16)
+                _paint_tumour(plane, tumour, body, float(z), texture, sections.edge)
+            image[rows, columns] += (plane - AIR) / 2
+        yield np.clip(np.rint(image), -1024, 3071).astype(np.int16)
 
 
 def hounsfield(phantom: Phantom) -> Int16[np.ndarray, "slices rows columns"]:
@@ -239,7 +194,7 @@ def tumour_mask(phantom: Phantom) -> Bool[np.ndarray, "slices rows columns"]:
     for tumour in phantom.tumours:
         rows, columns = _box(tumour, grid)
         for index in np.flatnonzero(np.abs(grid.z - tumour.centre[2]) < tumour.reach):
-            mask[index, rows, columns] |= tumour.level(_plane_points(grid.x[columns], grid.y[rows], grid.z[index])) < 0
+            mask[index, rows, columns] |= tumour.level(plane_points(grid.x[columns], grid.y[rows], grid.z[index])) < 0
     return mask
 
 
@@ -248,67 +203,40 @@ def tumour_volume_mm3(phantom: Phantom) -> float:
     return float(sum(tumour.surface(64)[1].sum() for tumour in phantom.tumours))
 
 
-def tumour_contours(phantom: Phantom, step_mm: float = 1.0) -> list[Contour]:
-    """Level curves of the tumours on the slices' planes.
-
-    Args:
-        phantom: the patient.
-        step_mm: grid of the marching squares that find the curves' topology; corners are about as far apart. Each
-            corner is then moved onto the surface.
-    """
-    contours = []
-    for tumour in phantom.tumours:
-        x, y = (
-            np.arange(c - tumour.reach - step_mm, c + tumour.reach + 2 * step_mm, step_mm) for c in tumour.centre[:2]
-        )
-        for index in np.flatnonzero(np.abs(phantom.grid.z - tumour.centre[2]) < tumour.reach):
-            z = phantom.grid.z[index]
-            for curve in find_contours(tumour.level(_plane_points(x, y, z)), 0.0):
-                corners = np.array([x[0], y[0]]) + curve[:-1, ::-1] * step_mm
-                contours.append(Contour(int(index), _onto_surface(tumour, corners, z)))
-    return contours
-
-
-def _onto_surface(tumour: Tumour, corners: Float[np.ndarray, "points 2"], z: float) -> Float[np.ndarray, "points 2"]:
-    """Newton's method along the level's in-plane gradient."""
-    points = np.column_stack([corners, np.full(len(corners), z)])
-    nudge = 1e-4 * np.eye(3)[:2, None]
-    for _ in range(4):
-        gradient = ((tumour.level(points + nudge) - tumour.level(points - nudge)) / 2e-4).T
-        points[:, :2] -= gradient * (tumour.level(points) / np.square(gradient).sum(1))[:, None]
-    return points[:, :2]
-
-
-def _plane_points(x: np.ndarray, y: np.ndarray, z: float) -> Float[np.ndarray, "rows columns 3"]:
-    return np.stack(np.broadcast_arrays(x[None, :], y[:, None], z), axis=-1)
+def tumour_contours(phantom: Phantom) -> list[Contour]:
+    """The tumours' outlines on the slices' planes; every corner lies on the analytic surface."""
+    return [
+        Contour(index, points)
+        for tumour in phantom.tumours
+        for index, z in enumerate(phantom.grid.z)
+        for points in tumour.section(float(z))
+    ]
 
 
 def _box(tumour: Tumour, grid: Grid, margin: float = 0.0) -> tuple[slice, slice]:
     """Rows and columns around a tumour."""
-    reach = tumour.reach + margin
-    return tuple(
-        slice(*np.searchsorted(axis, [centre - reach, centre + reach]))
-        for axis, centre in ((grid.y, tumour.centre[1]), (grid.x, tumour.centre[0]))
-    )
+    reach, (x, y, _) = tumour.reach + margin, tumour.centre
+    rows = slice(*np.searchsorted(grid.y, [y - reach, y + reach]))
+    return rows, slice(*np.searchsorted(grid.x, [x - reach, x + reach]))
 
 
 def _paint_tumour(image: Plane, tumour: Tumour, grid: Grid, z: float, texture: Plane, edge: float) -> None:
     if abs(z - tumour.centre[2]) > tumour.reach + edge:
         return
     rows, columns = _box(tumour, grid, edge)
-    cover = coverage(tumour.level(_plane_points(grid.x[columns], grid.y[rows], z)), edge).astype(np.float32)
+    cover = coverage(tumour.level(plane_points(grid.x[columns], grid.y[rows], z)), edge).astype(np.float32)
     image[rows, columns] += cover * (tumour.hounsfield + 5 * texture[rows, columns] - image[rows, columns])
 
 
-def _textures(phantom: Phantom) -> Iterator[Plane]:
-    """A smooth random field of deviation 1 for each slice; 128 x 128 nodes in plane carry it at any matrix."""
-    grid = phantom.grid
+def _textures(phantom: Phantom, grid: Grid) -> Iterator[Plane]:
+    """A random field of deviation 1, smooth over some 5 mm, on each slice of `grid`."""
     rng = np.random.default_rng((phantom.seed, phantom.number, 0))
-    nodes = rng.standard_normal((grid.shape[0], 128, 128), dtype=np.float32)
-    nodes = ndimage.gaussian_filter(nodes, (5 / grid.spacing_mm[0], 1.3, 1.3))
-    nodes /= nodes.std()
-    for plane in nodes:
-        yield ndimage.zoom(plane, grid.shape[1] / 128, order=1)
+    _, rows, columns = grid.shape
+    nodes = [max(2, round(size * grid.spacing_mm[1] / 3.5)) for size in (rows, columns)]
+    field = rng.standard_normal((grid.shape[0], *nodes), dtype=np.float32)
+    field = ndimage.gaussian_filter(field, (5 / grid.spacing_mm[0], 1.3, 1.3))
+    for plane in field / field.std():
+        yield ndimage.zoom(plane, (rows / nodes[0], columns / nodes[1]), order=1)
 
 
 def _noise(rng: np.random.Generator, grid: Grid) -> Plane:

@@ -6,6 +6,7 @@ about one per mm; `coverage` turns it into the partial volume of a pixel.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Float
@@ -55,6 +56,16 @@ class Anatomy:
         return self.half_width / 180
 
     @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, right, front and back of a box that holds patient and couch (mm)."""
+        return (
+            -self.half_width - 3,
+            self.half_width + 3,
+            -self.half_depth - 3,
+            self.half_depth + (22 if self.table else 3),
+        )
+
+    @property
     def spine_y(self) -> float:
         """y of the vertebral bodies' centres (mm)."""
         return 0.62 * self.cavity[1]
@@ -62,11 +73,19 @@ class Anatomy:
 
 def coverage(distance: NDArray[np.floating], width: float) -> NDArray[np.floating]:
     """Share of a pixel inside a surface `distance` mm away (negative: inside), for an edge `width` mm wide."""
-    return np.clip(0.5 - distance / width, 0, 1)
+    share = 0.5 - distance / width
+    return np.clip(share, 0, 1, out=share)
 
 
 def _paint(image: Plane, distance: Plane, hounsfield: float | Plane, width: float) -> None:
-    image += coverage(distance, width) * (hounsfield - image)
+    share = coverage(distance, width)
+    share *= hounsfield - image
+    image += share
+
+
+def _smooth_union(surfaces: list[np.ndarray], blend: float) -> np.ndarray:
+    """Inside any of the surfaces, their meeting rounded over about `blend` mm."""
+    return -blend * reduce(np.logaddexp, [-surface / blend for surface in surfaces])
 
 
 def _reach(x: np.ndarray, y: np.ndarray, half_width: float, half_depth: float) -> tuple[np.ndarray, np.ndarray]:
@@ -90,18 +109,33 @@ class Sections:
         self.anatomy, self.x, self.y, self.edge = anatomy, x, y, max(EDGE_MM, pixel)
         a, s = anatomy, anatomy.scale
         self._cavity_radius, self._cavity_reach = _reach(x, y, *a.cavity)
-        side = np.where(x < 0, np.float32(-1), np.float32(1))
-        steep = np.square((x - side * 0.52 * a.cavity[0]) / (0.6 * a.cavity[0])) + np.square(y / a.cavity[1])
-        self._floor = np.where(x < 0, *np.float32(a.dome)) - np.float32(60 * s) * steep
-        column = np.abs(x) - (22 * s + 14 * s * y / np.float32(a.cavity[1]))
-        vertebra = (np.hypot(x / (26 * s), (y - a.spine_y) / (24 * s)) - 1) * (24 * s)
-        self._medial = np.minimum(column, vertebra)
+        right = x < 0
+        dome_x = np.where(right, np.float32(-0.52), np.float32(0.52)) * a.cavity[0]
+        steep = np.square((x - dome_x) / (0.6 * a.cavity[0])) + np.square(y / a.cavity[1])
+        ripple = 4 * s * (np.sin(x / (19 * s)) + np.sin(y / (16 * s) + x / (40 * s)))
+        self._floor = np.where(right, np.float32(a.dome[0]), np.float32(a.dome[1])) - 60 * s * steep + ripple
+        # The mediastinum without the heart: septum, great vessels, descending aorta, vertebrae and what is behind them.
+        self._medial = _smooth_union(
+            [
+                np.abs(x) - 5 * s + 0 * y,
+                (np.hypot((x - 1 * s) / (33 * s), (y + 8 * s) / (40 * s)) - 1) * (34 * s),
+                np.hypot(x - 18 * s, y - a.spine_y + 18 * s) - 17 * s,
+                np.hypot(x, y - a.spine_y) - 25 * s,
+                np.maximum(np.abs(x) - 30 * s, a.spine_y - y),
+            ],
+            4 * s,
+        )
         self._heart = np.square((x - 22 * s) / (60 * s)) + np.square((y + 24 * s) / (48 * s))
 
     def cavity(self, z: float | np.ndarray) -> np.ndarray:
         """Surface of the rib cage's inside: a dome that closes at the lungs' apex."""
+        return self._cavity_radius - self._narrowing(z) * self._cavity_reach
+
+    def _narrowing(self, z: float | np.ndarray) -> float | np.ndarray:
+        """Width of the cavity at z against its greatest: 0 at the apex."""
         below_apex = np.clip((self.anatomy.lung_height / 2 - z) / self.anatomy.lung_height, 0, 1)
-        return self._cavity_radius - np.sqrt(1 - (1 - below_apex) ** 3) * self._cavity_reach
+        # Not a float64 scalar: it would turn all planes into float64.
+        return np.sqrt(1 - (1 - np.float32(1) * below_apex) ** 3).astype(np.float32)
 
     def heart(self, z: float | np.ndarray) -> np.ndarray:
         """Surface of the pericardium."""
@@ -142,10 +176,11 @@ class Sections:
         a, s, edge = self.anatomy, self.anatomy.scale, self.edge
         image = background.copy()
         cavity, heart = self.cavity(z), self.heart(z)
-        wall = np.minimum(self._depth + a.fat + 4 * texture, cavity - 15)
-        _paint(image, wall, MUSCLE - 110 * np.clip(texture - 1, 0, 1), edge)
+        wall = np.minimum(self._depth + a.fat + 1.5 * texture, cavity - 15)
+        _paint(image, wall, MUSCLE - 120 * np.clip(texture - 1.4 + cavity / 70, 0, 1), edge)
+        between = FAT + 110 * np.clip(0.7 * texture, 0, 1)
         organs = np.where(self.x < 0, np.float32(LIVER), np.float32(a.tissue)) + 4 * texture
-        _paint(image, cavity, FAT + coverage(z - self._floor, 4.0) * (organs - FAT), edge)
+        _paint(image, cavity, between + coverage(z - self._floor, 4.0) * (organs - between), edge)
         _paint(image, heart + 5, a.tissue + 3 * texture, edge)
         lung = coverage(self.lungs(z), edge)
         fissure = np.abs(z - 0.9 * self.y - 12 * s - 5 * np.sin(self.x / 17)) / 1.35
@@ -168,20 +203,28 @@ class Sections:
         x, y = self.x.ravel(), self.y.ravel()
         image += tube_coverage(a.bone, x, y, z, edge) * (350 - image)
         # Vertebral body with discs between, spinal canal in a ring of bone.
-        disc = np.mod(z, 26 * s) < 5 * s
-        vertebra = (np.hypot(self.x / (18 * s), (self.y - a.spine_y) / (15 * s)) - 1) * (15 * s)
-        _paint(image, vertebra, 90.0 if disc else CORTEX, edge)
-        _paint(image, vertebra + 2, 75.0 if disc else MARROW - 40 + 25 * texture, edge)
-        canal = np.hypot(self.x, self.y - a.spine_y - 23 * s) - 8 * s
-        _paint(image, np.abs(canal - 2.5) - 2.5, 60.0 if disc else CORTEX - 60, edge)
-        _paint(image, canal, 25.0, edge)
-        # The breastbone lies in front of the cavity, which narrows to the top.
-        top = np.clip((a.lung_height / 2 - z) / a.lung_height, 0, 1)
-        sternum_y = -a.cavity[1] * np.sqrt(1 - (1 - top) ** 3) - 7
-        if 0.12 < top < 0.75:
-            sternum = (np.hypot(self.x / (20 * s), (self.y - sternum_y) / 6.5) - 1) * 6.5
-            _paint(image, sternum, CORTEX, edge)
-            _paint(image, sternum + 2, MARROW - 60, edge)
+        disc = z % (26 * s) < 5 * s
+        part, x, y = self._window(image, 30 * s, a.spine_y - 20 * s, a.spine_y + 40 * s)
+        speckle = self._window(texture, 30 * s, a.spine_y - 20 * s, a.spine_y + 40 * s)[0]
+        vertebra = (np.hypot(x / (18 * s), (y - a.spine_y) / (15 * s)) - 1) * (15 * s)
+        _paint(part, vertebra, 90.0 if disc else CORTEX, edge)
+        _paint(part, vertebra + 2, 75.0 if disc else MARROW - 40 + 25 * speckle, edge)
+        canal = np.hypot(x, y - a.spine_y - 23 * s) - 8 * s
+        _paint(part, np.abs(canal - 2.5) - 2.5, 60.0 if disc else CORTEX - 60, edge)
+        _paint(part, canal, 25.0, edge)
+        # The breastbone lies on the cavity, which narrows to the top.
+        front = -a.cavity[1] * float(self._narrowing(z)) - 7
+        if 0.4 * a.lung_height > z > -0.25 * a.lung_height:
+            part, x, y = self._window(image, 25 * s, front - 9, front + 9)
+            sternum = (np.hypot(x / (20 * s), (y - front) / 6.5) - 1) * 6.5
+            _paint(part, sternum, CORTEX, edge)
+            _paint(part, sternum + 2, MARROW - 60, edge)
+
+    def _window(self, image: Plane, half_width: float, front: float, back: float) -> tuple[Plane, Plane, Plane]:
+        """A view of the picture's middle, with its x and y."""
+        columns = slice(*np.searchsorted(self.x[0], [-half_width, half_width]))
+        rows = slice(*np.searchsorted(self.y[:, 0], [front, back]))
+        return image[rows, columns], self.x[:, columns], self.y[rows]
 
 
 def tube_coverage(tubes: Capsules, x: np.ndarray, y: np.ndarray, z: float, edge: float) -> Plane:

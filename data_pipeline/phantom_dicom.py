@@ -49,6 +49,12 @@ class Grid:
         """z of the slices, from foot to head (mm, float64)."""
         return self.origin_mm[2] + self.spacing_mm[0] * np.arange(self.shape[0])
 
+    def crop(self, rows: slice, columns: slice) -> "Grid":
+        """The part of every slice in these rows and columns."""
+        x, y = self.x[columns], self.y[rows]
+        origin = (float(x[0]), float(y[0]), self.origin_mm[2])
+        return Grid((self.shape[0], len(y), len(x)), self.spacing_mm, origin)
+
 
 @dataclass(frozen=True)
 class Contour:

@@ -44,7 +44,7 @@ def lung_points(rng: np.random.Generator, anatomy: Anatomy, count: int) -> tuple
     Returns:
         About `count` points (mm), and the depth of each (mm, positive).
     """
-    half = np.array([*anatomy.cavity, anatomy.lung_height / 2])
+    half = np.array([*anatomy.cavity, anatomy.lung_height / 2], np.float64)
     points = rng.uniform(-half, half, (3 * count, 3)).astype(np.float32)
     depth = -Sections(anatomy, points[:, 0], points[:, 1]).lungs(points[:, 2])
     inside = depth > 0
@@ -76,7 +76,7 @@ def _tree(rng: np.random.Generator, root: np.ndarray, targets: Points, tip: floa
     while open_ends:
         start, territory = open_ends.pop()
         count = len(territory)
-        radius = tip * count**0.37
+        radius = tip * count ** (1 / 3)
         if count == 1:
             tubes.append(_path(rng, start, territory[0], (radius, 0.7 * tip)))
             continue
@@ -144,7 +144,7 @@ def _lung_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
     for side in (-1, 1):
         hilum = _hilum(anatomy, side)
         for root in (hilum, hilum + np.array([-4 * side, 4, -26]) * s):
-            trees.append(_tree(rng, root, _side(rng, anatomy, side, 110, margin=4), rng.uniform(0.6, 0.75)))
+            trees.append(_tree(rng, root, _side(rng, anatomy, side, 200, margin=3), rng.uniform(0.85, 1.0)))
     return np.concatenate(trees)
 
 
@@ -176,7 +176,7 @@ def _bones(anatomy: Anatomy) -> Capsules:
         tubes.append(chain(np.array([[0, spine + 32 * s, z], [0, tip, z - 14 * s]]), np.array([4.0, 3.0]) * s))
     low, high = 20 * s, anatomy.lung_height / 2
     for side in (-1, 1):
-        for angle in np.radians(np.arange(34, 60, 2.2)):
+        for angle in np.radians(np.arange(32, 60, 1.3)):
             x, y = (np.array(anatomy.cavity) + 19 * s) * [np.cos(angle), np.sin(angle)]
-            tubes.append(chain(np.array([[side * x, y, low], [side * x, y, high]]), np.array([2.0, 3.5]) * s))
+            tubes.append(chain(np.array([[side * x, y, low], [side * x, y, high]]), np.array([2.2, 3.0]) * s))
     return np.concatenate(tubes)
