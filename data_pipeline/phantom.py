@@ -4,9 +4,9 @@ The tumour of a phantom is a known surface, so that every later step (contours, 
 against the truth, and the demo and the tests need no patient's data.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,15 +14,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Bool, Int16
-from scipy import fft, ndimage
-from scipy.spatial.transform import Rotation
+from scipy import ndimage
 from skimage.measure import find_contours
 
 from data_pipeline.errors import InputError
 from data_pipeline.phantom_anatomy import AIR, Anatomy, Plane, Sections, coverage
 from data_pipeline.phantom_dicom import Contour, Grid, Roi, write_study
-from data_pipeline.phantom_tubes import draw_anatomy, lung_points
-from data_pipeline.phantom_tumour import Tumour, plane_points
+from data_pipeline.phantom_tubes import draw_anatomy
+from data_pipeline.phantom_tumour import Tumour, draw_tumours, plane_points
 
 SLICES = (40, 120)
 SLICE_SPACINGS_MM = (2.0, 2.5, 3.0, 4.0, 5.0)
@@ -91,13 +90,13 @@ def draw_phantom(
     numbers = np.arange(1, count + 1)
     order = rng.integers(3)
     numbers = (numbers, numbers[::-1], rng.permutation(numbers))[order]
-    tumours = _draw_tumours(rng, anatomy, grid)
+    tumours, spicules = draw_tumours(rng, anatomy, grid.z)
     return Phantom(
         seed=seed,
         number=number,
         grid=grid,
-        anatomy=anatomy,
-        tumours=tumours,
+        anatomy=replace(anatomy, soft=np.concatenate([anatomy.soft, spicules])),
+        tumours=tuple(tumours),
         noise=rng.uniform(10, 20),
         instance_numbers=tuple(numbers.tolist()),
         bits_stored=int(rng.choice([12, 16])),
@@ -106,57 +105,6 @@ def draw_phantom(
 
 def _nearest_spacing(count: int) -> float:
     return min(SLICE_SPACINGS_MM, key=lambda spacing: abs(spacing * count - 220))
-
-
-def _draw_tumours(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> tuple[Tumour, ...]:
-    gap, z = grid.spacing_mm[0], grid.z
-    points, depth = lung_points(rng, anatomy, 4000)
-    tumours: list[Tumour] = []
-    for _ in range(1 + (rng.random() < 0.2)):
-        on_wall = rng.random() < 0.4
-        largest = min(23.0, (z[-1] - z[0]) / 2 - 2 * gap)
-        radius = rng.uniform(min(max(11.0, 3.2 * gap), largest), largest)
-        while True:
-            near = np.flatnonzero(
-                (depth > 0.5 * radius) & (points[:, 2] - z[0] > radius) & (z[-1] - points[:, 2] > radius)
-            )
-            for i in rng.permutation(near)[:60]:
-                tumour = _draw_tumour(rng, points[i].astype(float), radius)
-                if _fits(tumour, anatomy, grid, on_wall) and not any(_touch(tumour, other) for other in tumours):
-                    break
-            else:
-                # No room: this chest is too small for it.
-                radius *= 0.93
-                continue
-            tumours.append(tumour)
-            break
-    return tuple(tumours)
-
-
-def _draw_tumour(rng: np.random.Generator, centre: np.ndarray, radius: float) -> Tumour:
-    waves = 5
-    return Tumour(
-        centre=centre,
-        axes=radius * rng.uniform(0.8, 1.15, 3),
-        rotation=Rotation.random(rng=rng).as_matrix(),
-        waves=rng.normal(0, 2.2, (waves, 3)),
-        phases=rng.uniform(0, 2 * np.pi, waves),
-        amplitudes=rng.uniform(0.03, 0.08, waves),
-        hounsfield=rng.uniform(25, 48),
-    )
-
-
-def _fits(tumour: Tumour, anatomy: Anatomy, grid: Grid, on_wall: bool) -> bool:
-    """Whether it lies between the end slices, and either free in a lung or pressed a few mm into its wall."""
-    surface, _ = tumour.surface(12)
-    x, y, z = surface.T.astype(np.float32)
-    sticks_out = Sections(anatomy, x, y).lungs(z).max()
-    low, high = grid.z[[1, -2]]
-    return bool(z.min() > low and z.max() < high and (2 < sticks_out < 6 if on_wall else sticks_out < -3))
-
-
-def _touch(one: Tumour, other: Tumour) -> bool:
-    return float(np.linalg.norm(one.centre - other.centre)) < one.reach + other.reach + 5
 
 
 def hounsfield_slices(phantom: Phantom) -> Iterator[Int16[np.ndarray, "rows columns"]]:
@@ -236,16 +184,18 @@ def _textures(phantom: Phantom, grid: Grid) -> Iterator[Plane]:
     field = rng.standard_normal((grid.shape[0], *nodes), dtype=np.float32)
     field = ndimage.gaussian_filter(field, (5 / grid.spacing_mm[0], 1.3, 1.3))
     for plane in field / field.std():
-        yield ndimage.zoom(plane, (rows / nodes[0], columns / nodes[1]), order=1)
+        yield np.asarray(ndimage.zoom(plane, (rows / nodes[0], columns / nodes[1]), order=1))
 
 
 def _noise(rng: np.random.Generator, grid: Grid) -> Plane:
     """One plane of CT noise of deviation 1: reconstruction filters f · exp(-(f/f0)²), so low frequencies are weak."""
     rows, columns = grid.shape[1:]
-    frequency = np.hypot(fft.fftfreq(rows, grid.spacing_mm[1])[:, None], fft.rfftfreq(columns, grid.spacing_mm[2]))
+    frequency = np.hypot(
+        np.fft.fftfreq(rows, grid.spacing_mm[1])[:, None], np.fft.rfftfreq(columns, grid.spacing_mm[2])
+    )
     amplitude = (np.sqrt(frequency) * np.exp(-np.square(frequency / 0.45))).astype(np.float32)
     spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32).view(np.complex64)[..., 0] * amplitude
-    noise = fft.irfft2(spectrum, (rows, columns))
+    noise = np.fft.irfft2(spectrum, (rows, columns))
     return noise / noise.std()
 
 
@@ -285,7 +235,7 @@ def _rois(phantom: Phantom) -> list[Roi]:
     """The tumour, and organs as distractors; every third patient lists it last."""
     grid, anatomy = phantom.grid, phantom.anatomy
     step = 3.0
-    x, y = (np.arange(-half, half + step, step, np.float32) for half in anatomy.cavity)
+    x, y = (np.arange(-half, half + step, step).astype(np.float32) for half in anatomy.cavity)
     sections = Sections(anatomy, x[None, :], y[:, None])
     lungs: tuple[list[Contour], list[Contour]] = ([], [])
     for index, z in enumerate(grid.z):
@@ -334,21 +284,20 @@ def write_phantoms(
         InputError: a patient's folder is already there.
     """
     write = partial(_write_number, output=Path(output), seed=seed, slices=slices, matrix=matrix)
-    folders = []
     if workers == 1:
-        results = map(write, range(1, count + 1))
-        for folder in results:
-            folders.append(folder)
-            if on_patient:
-                on_patient(folder)
-        return folders
+        return _announce(map(write, range(1, count + 1)), on_patient)
     # Forking is unsafe once JAX has started its threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for folder in pool.map(write, range(1, count + 1)):
-            folders.append(folder)
-            if on_patient:
-                on_patient(folder)
-    return folders
+        return _announce(pool.map(write, range(1, count + 1)), on_patient)
+
+
+def _announce(folders: Iterable[Path], on_patient: Callable[[Path], None] | None) -> list[Path]:
+    done = []
+    for folder in folders:
+        done.append(folder)
+        if on_patient:
+            on_patient(folder)
+    return done
 
 
 def _write_number(number: int, *, output: Path, seed: int, slices: int | tuple[int, int] | None, matrix: int) -> Path:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int16
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import format_number_as_ds
 
 DATE, TIME = "20200101", "120000"
 INTERCEPT = -1024
@@ -121,9 +121,9 @@ def _uid(*entropy: str) -> UID:
     return generate_uid(entropy_srcs=list(entropy))
 
 
-def _decimals(values: Iterable[float]) -> list[DSfloat]:
+def _decimals(values: Iterable[float]) -> list[str]:
     """Decimal strings of at most 16 characters (PS3.5 6.2)."""
-    return [DSfloat(float(value), auto_format=True) for value in values]
+    return [format_number_as_ds(float(value)) for value in values]
 
 
 def _identify(dataset: Dataset, patient: str, study: UID, series: UID, frame: UID) -> None:

@@ -33,7 +33,7 @@ def draw_anatomy(rng: np.random.Generator, field_of_view: float) -> Anatomy:
         bone=np.zeros((0, 8), np.float32),
     )
     airways = _airways(rng, anatomy)
-    walls = airways + np.float32([0, 0, 0, 1.2] * 2)
+    walls = airways + np.array([0, 0, 0, 1.2] * 2, np.float32)
     soft = np.concatenate([_great_vessels(anatomy), walls, _lung_vessels(rng, anatomy), _decoys(rng, anatomy)])
     return replace(anatomy, soft=soft, air=airways, bone=_bones(anatomy))
 
@@ -144,7 +144,7 @@ def _lung_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
     for side in (-1, 1):
         hilum = _hilum(anatomy, side)
         for root in (hilum, hilum + np.array([-4 * side, 4, -26]) * s):
-            trees.append(_tree(rng, root, _side(rng, anatomy, side, 200, margin=3), rng.uniform(0.85, 1.0)))
+            trees.append(_tree(rng, root, _side(rng, anatomy, side, 240, margin=3), rng.uniform(0.85, 1.0)))
     return np.concatenate(trees)
 
 

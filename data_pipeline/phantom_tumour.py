@@ -1,10 +1,15 @@
 """The tumour of a phantom patient: a surface known in closed form, with its volume and its outlines."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from skimage.measure import find_contours
+
+from data_pipeline.phantom_anatomy import Anatomy, Capsules, Sections
+from data_pipeline.phantom_tubes import chain, lung_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +88,75 @@ class Tumour:
 def plane_points(x: np.ndarray, y: np.ndarray, z: float) -> Float[np.ndarray, "rows columns 3"]:
     """Points of a raster: y down the rows, x along the columns (mm)."""
     return np.stack(np.broadcast_arrays(x[None, :], y[:, None], z), axis=-1)
+
+
+def draw_tumours(
+    rng: np.random.Generator, anatomy: Anatomy, z: Float[np.ndarray, "slices"]
+) -> tuple[list[Tumour], Capsules]:
+    """Draw one tumour, for every fifth patient two: free in a lung, or pressed into its wall.
+
+    Args:
+        rng: source of randomness.
+        anatomy: the healthy thorax.
+        z: of the slices (mm, ascending). The tumours end at least a slice from the scan's ends.
+
+    Returns:
+        The tumours, at least 5 mm apart, and the spicules that radiate from some of them.
+    """
+    gap = z[1] - z[0]
+    largest = min(23.0, (z[-1] - z[0]) / 2 - 2 * gap)
+    # Six slices or more, where the scan is long enough for that.
+    smallest = min(max(11.0, 3.2 * gap), largest)
+    points, depth = lung_points(rng, anatomy, 4000)
+    tumours: list[Tumour] = []
+    for _ in range(1 + (rng.random() < 0.2)):
+        on_wall = bool(rng.random() < 0.4)
+        radius = rng.uniform(smallest, largest)
+        while (tumour := _place(rng, anatomy, points[depth > 0.5 * radius], radius, z, on_wall, tumours)) is None:
+            radius *= 0.93
+        tumours.append(tumour)
+    spiculated = [tumour for tumour in tumours if rng.random() < 0.6]
+    none = np.zeros((0, 8), np.float32)
+    return tumours, np.concatenate([none, *(tube for tumour in spiculated for tube in _spicules(rng, tumour))])
+
+
+def _place(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    centres: Float[np.ndarray, "points 3"],
+    radius: float,
+    z: np.ndarray,
+    on_wall: bool,
+    others: list[Tumour],
+) -> Tumour | None:
+    """A tumour of about that radius at one of the centres, or None if there is no room."""
+    centres = centres[(centres[:, 2] - z[0] > radius) & (z[-1] - centres[:, 2] > radius)]
+    for centre in rng.permutation(centres)[:60]:
+        tumour = Tumour(
+            centre=centre.astype(np.float64),
+            axes=radius * rng.uniform(0.8, 1.15, 3),
+            rotation=Rotation.random(rng=rng).as_matrix(),
+            waves=rng.normal(0, 2.2, (5, 3)),
+            phases=rng.uniform(0, 2 * np.pi, 5),
+            amplitudes=rng.uniform(0.03, 0.08, 5),
+            hounsfield=rng.uniform(25, 48),
+        )
+        across, deep, height = tumour.surface(12)[0].astype(np.float32).T
+        sticks_out = Sections(anatomy, across, deep).lungs(height).max()
+        apart = all(np.linalg.norm(centre - o.centre) > tumour.reach + o.reach + 5 for o in others)
+        in_scan = height.min() > z[1] and height.max() < z[-2]
+        if apart and in_scan and (2 < sticks_out < 6 if on_wall else sticks_out < -3):
+            return tumour
+    return None
+
+
+def _spicules(rng: np.random.Generator, tumour: Tumour) -> Iterable[Capsules]:
+    """Thin strands from the surface into the lung; no part of the tumour."""
+    for tip in rng.choice(tumour.surface()[0], 12):
+        ray = tip - tumour.centre
+        ends = (
+            tumour.centre
+            + np.array([[0.9], [rng.uniform(1.2, 1.5)]]) * ray
+            + np.array([[0.0], [1.0]]) * rng.normal(0, 2, 3)
+        )
+        yield chain(ends, np.array([1.0, 0.4]))
