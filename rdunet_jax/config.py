@@ -24,8 +24,9 @@ class TrainConfig:
     """Stop after this many steps in all (default: by epochs alone)."""
     steps_per_epoch: int | None = None
     """Steps between two validations (default: one pass over the training patches)."""
-    validation: Literal["patients", "patches"] = "patients"
-    """How validation Dice is measured: on whole patients through the evaluator, or faster on their tumour patches."""
+    validation: Literal["patients", "patches", "none"] = "patients"
+    """Where validation Dice is measured: on whole patients through the evaluator, or faster on their training patches
+    alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
     seed: int = 0
     """Seeds the initial weights, the order of the patches and the dropout."""
 
@@ -40,3 +41,63 @@ class InferenceConfig:
     """A voxel is tumour where its mean probability exceeds this."""
     dilation_diameter: int = 7
     """Diameter in pixels of the disk that dilates each slice; 1 dilates nothing."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network of the Recurrent 3D-DenseUNet family; the defaults are the public Keras code's network (`keras`)."""
+
+    name: str = "keras"
+    """What the network is called in tables and checkpoints."""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Features of the encoder's levels, finest first; the decoder mirrors them."""
+    dense: bool = True
+    """A block's input also goes to its second convolution (the pseudo-dense block)."""
+    block_output: Literal["concatenate", "last"] = "concatenate"
+    """What a block hands on: its input and its last layer, or its last layer only."""
+    skips: tuple[Literal["block", "last"], ...] = ("last", "last", "block")
+    """What joins the decoder from each encoder level: all that its block hands on, or the block's last layer only."""
+    dropout: float = 0.1
+    """Chance that a whole channel is dropped in the encoder."""
+    dropout_after: Literal["pooling", "convolution"] = "pooling"
+    """Where the encoder drops channels."""
+    pooling: Literal["spatial", "spatio-temporal"] = "spatial"
+    """Whether pooling and upsampling keep the depth or halve and double it too."""
+    upsampling: Literal["transposed", "nearest"] = "transposed"
+    """A learned transposed convolution, or repetition."""
+    decoder: Literal["upsample-first", "block-first"] = "upsample-first"
+    """A decoder level upsamples, joins the skip and then runs its block, or runs its block before both."""
+    bottleneck: Literal["convlstm", "none"] = "convlstm"
+    """What stands between encoder and decoder."""
+    recurrent_layers: int = 3
+    """Recurrent layers in the bottleneck."""
+    recurrent_width: int = 256
+    """Features of each recurrent layer."""
+    recurrent_norm: bool = True
+    """Every recurrent layer is followed by a normalisation."""
+    gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
+    """Recurrent gate activation: Keras 2's clip(0.2x + 0.5, 0, 1), as the authors trained, or Keras 3's."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation after every convolution."""
+    norm_momentum: float = 0.99
+    """How much of the running statistics stays in a step of batch normalisation."""
+    norm_epsilon: float = 1e-3
+    """Added to the variance."""
+    patch_depth: int = 8
+    """Slices in a training patch and in a window of prediction. The network itself takes any depth."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; its parameters stay float32, and so do its logits."""
+    remat: bool = False
+    """Recompute each block's inside in the backward pass: less memory for about a third more arithmetic."""
+
+    def __post_init__(self) -> None:
+        # JSON brings tuples back as lists, which could not be hashed.
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "skips", tuple(self.skips))
+        if len(self.skips) != len(self.widths):
+            raise ValueError(f"skips needs one entry per level: {len(self.widths)} widths, but skips={self.skips}")
+
+
+DEMO_RECIPE = TrainConfig(epochs=6, learning_rate=3e-3, steps_per_epoch=50, plateau_patience=1, validation="patches")
+"""`rdunet demo`'s: short, so with a higher rate than the paper's, and validated on patches."""
+DEMO_INFERENCE = InferenceConfig(window_batch=4, threshold=0.5)
