@@ -1,33 +1,20 @@
 """Which CT series lie in a folder tree, and which RTSTRUCTs belong to them: decided by UID, never by name."""
 
 import filecmp
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import Dataset
+from rich.progress import Progress
 
+from data_pipeline.dicom_index import Header, read_headers
 from data_pipeline.dicom_io import quiet_pydicom, read_dataset
 from data_pipeline.errors import InputError
 
-CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
-DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"
-
-_TAGS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "ReferencedFrameOfReferenceSequence",
-)
+_Group = tuple[str, str, str]
+_IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+_LAST_IDENTITY = 0x0020000E  # SeriesInstanceUID
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Patient:
-    """One CT series with the RTSTRUCTs that reference it (none, if nobody has contoured it)."""
+    """One CT series with the RTSTRUCTs that belong to it (none, if nobody has contoured it)."""
 
     patient_id: str
     ct: Series
@@ -70,7 +57,7 @@ class Discovery:
 
     Attributes:
         patients: one entry a CT series, ordered by patient ID, then by path. Two series of a person are two entries.
-        rejected: DICOM files that cannot be used, ordered by path.
+        rejected: files that cannot be used, ordered by path.
         ignored: what is not for us, counted by kind: `not DICOM`, `DICOMDIR`, or the modality.
     """
 
@@ -79,36 +66,21 @@ class Discovery:
     ignored: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What pairing needs of one file."""
+def discover(
+    source: Path, *, index: Path | None = None, workers: int = 1, progress: Progress | None = None
+) -> Discovery:
+    """Find the CT series under a folder and the RTSTRUCTs that belong to each. Only headers are read.
 
-    path: Path
-    kind: str
-    sop: str = ""
-    patient: str = ""
-    study: str = ""
-    series: str = ""
-    frame: str = ""
-    references: tuple[str, ...] = ()  # RTSTRUCT: SeriesInstanceUIDs, then SOPInstanceUIDs
-    fault: str = ""
-
-    @property
-    def group(self) -> tuple[str, str, str]:
-        """A series UID alone is not enough: careless anonymisers repeat it from patient to patient."""
-        return (self.patient, self.study, self.series)
-
-
-def discover(source: Path) -> Discovery:
-    """Find the CT series under a folder and the RTSTRUCTs that belong to each.
-
-    Every regular file is looked at, whatever its name; only headers are read. An RTSTRUCT belongs to the series that it
-    references (PS3.3 C.8.8.5, RT Referenced Series Sequence); if that series is not here, to the one that holds the
-    images it references; if none of them is here either, to the only series in its frame of reference. Otherwise it is
-    rejected. Copies of a file are rejected too.
+    An RTSTRUCT belongs to the series that it references (PS3.3 C.8.8.5); if that series is not here, to the one that
+    holds the images it references; if none of them is here either, to the same patient's only series in its frame of
+    reference. Where that is no series, or more than one, it is rejected. So are copies of a file, localizers,
+    enhanced CT and damaged headers.
 
     Args:
         source: folder, searched through all its sub-folders.
+        index: file that remembers the headers for the next run; see `read_headers`.
+        workers: processes that read headers; see `read_headers`.
+        progress: shows a bar in it.
 
     Raises:
         InputError: the folder does not exist, or holds no CT series.
@@ -116,155 +88,93 @@ def discover(source: Path) -> Discovery:
     source = Path(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; name the folder that holds the DICOM files")
-    headers = [_read_header(path) for path in _walk(source)]
-    discovery = _pair(headers)
-    if not discovery.patients:
-        hint = f" ({discovery.rejected[0].what}: {discovery.rejected[0].reason})" if discovery.rejected else ""
+    headers = read_headers(source, index=index, workers=workers, progress=progress)
+
+    ignored = Counter(header.kind for header in headers.values() if header.kind not in ("CT", "RTSTRUCT", "damaged"))
+    rejected = [Rejection(path, header.fault) for path, header in headers.items() if header.fault]
+    usable = {
+        path: header for path, header in headers.items() if header.kind in ("CT", "RTSTRUCT") and not header.fault
+    }
+    for path, original in _copies(usable).items():
+        rejected.append(Rejection(path, f"a copy of {original}"))
+        del usable[path]
+
+    images: dict[_Group, list[Path]] = defaultdict(list)
+    for path, header in usable.items():
+        if header.kind == "CT":
+            images[header.group].append(path)
+    owners = _Owners(header for header in usable.values() if header.kind == "CT")
+    structures: dict[_Group, list[Path]] = defaultdict(list)
+    for path, header in usable.items():
+        if header.kind == "RTSTRUCT":
+            candidates = owners.of(header)
+            if len(candidates) == 1:
+                structures[candidates.pop()].append(path)
+            else:
+                reason = "fits several CT series" if candidates else "references no CT series that is here"
+                rejected.append(Rejection(path, f"RTSTRUCT {reason}"))
+
+    if not images:
+        hint = f" ({len(rejected)} files rejected, {rejected[0].what}: {rejected[0].reason})" if rejected else ""
         raise InputError(f"{source}: holds no DICOM CT series{hint}; name the folder that holds the CT slices")
-    return discovery
-
-
-def _walk(source: Path) -> Iterator[Path]:
-    """Regular files below `source` in a fixed order (a FIFO or a device would block)."""
-    for folder, folders, names in os.walk(source):
-        folders.sort()
-        yield from (path for path in (Path(folder, name) for name in sorted(names)) if path.is_file())
-
-
-def _read_header(path: Path) -> _Header:
-    """Never raises: a file that cannot be used says so in `kind` and `fault`."""
-    try:
-        with quiet_pydicom():
-            return _header_of(path, read_dataset(path, tags=_TAGS))
-    except OSError as error:
-        return _Header(path, "damaged", fault=f"cannot be read ({error.strerror or type(error).__name__})")
-    except Exception as error:
-        if str(error) == "not DICOM":
-            return _Header(path, "not DICOM")
-        return _Header(path, "damaged", fault=f"damaged DICOM header ({type(error).__name__})")
-
-
-def _header_of(path: Path, dataset: Dataset) -> _Header:
-    def text(keyword: str, source: Dataset = dataset) -> str:
-        return str(source.get(keyword) or "").strip()
-
-    modality = text("Modality")
-    sop_class = text("SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-    if sop_class == DIRECTORY_STORAGE:
-        return _Header(path, "DICOMDIR")
-    if not sop_class and not modality:
-        # Without preamble anything may begin like DICOM; with it, a file that lost its header is a damaged one.
-        return _Header(
-            path, "damaged" if dataset.preamble else "not DICOM", fault="damaged DICOM header (no SOP class)"
-        )
-    is_ct = sop_class in (CT_STORAGE, ENHANCED_CT_STORAGE) and modality in ("CT", "")
-    is_rtstruct = sop_class == RTSTRUCT_STORAGE or (not sop_class and modality == "RTSTRUCT")
-    if not is_ct and not is_rtstruct and not (modality == "CT" and not sop_class):
-        return _Header(path, modality or "other DICOM")
-
-    fault = ""
-    if not is_rtstruct and not text("SeriesInstanceUID"):
-        fault = "has no SeriesInstanceUID"
-    elif sop_class == ENHANCED_CT_STORAGE:
-        fault = "enhanced (multi-frame) CT: convert it to single-frame CT images"
-    elif "LOCALIZER" in [str(value).upper() for value in _values(dataset.get("ImageType"))]:
-        fault = "a localizer, not a slice of the volume"
-    frames, references = _references(dataset) if is_rtstruct else ([], [])
-    return _Header(
-        path,
-        "RTSTRUCT" if is_rtstruct else "CT",
-        sop=text("SOPInstanceUID"),
-        patient=text("PatientID"),
-        study=text("StudyInstanceUID"),
-        series=text("SeriesInstanceUID"),
-        frame=next(iter(frames), "") or text("FrameOfReferenceUID"),
-        references=tuple(references),
-        fault=fault,
+    patients = [_patient(files, structures[group]) for group, files in images.items()]
+    return Discovery(
+        tuple(sorted(patients, key=lambda one: (one.patient_id, one.ct.files[0]))),
+        tuple(sorted(rejected, key=lambda one: one.what)),
+        dict(sorted(ignored.items())),
     )
 
 
-def _values(value: object) -> Iterable[object]:
-    return () if value is None else (value,) if isinstance(value, str) else value  # type: ignore[return-value]
+def _copies(headers: dict[Path, Header]) -> dict[Path, Path]:
+    """Files with the UIDs and the bytes of an earlier one, and that one.
+
+    Different images under one UID stay: `read_volume` sees them, and refuses them by name.
+    """
+    first: dict[tuple[str, ...], Path] = {}
+    copies = {}
+    for path, header in headers.items():
+        original = first.setdefault((*header.group, header.image), path)
+        if original is not path and header.image and filecmp.cmp(original, path, shallow=False):
+            copies[path] = original
+    return copies
 
 
-def _references(rtstruct: Dataset) -> tuple[list[str], list[str]]:
-    """Frames of reference, and series before image UIDs, that the head of an RTSTRUCT names (PS3.3 C.8.8.5)."""
-    frames, series_uids, image_uids = [], [], []
-    for frame in rtstruct.get("ReferencedFrameOfReferenceSequence") or ():
-        frames.append(str(frame.get("FrameOfReferenceUID", "")))
-        for study in frame.get("RTReferencedStudySequence") or ():
-            for series in study.get("RTReferencedSeriesSequence") or ():
-                series_uids.append(str(series.get("SeriesInstanceUID", "")))
-                for image in series.get("ContourImageSequence") or ():
-                    image_uids.append(str(image.get("ReferencedSOPInstanceUID", "")))
-    return frames, [*series_uids, *image_uids]
-
-
-def _pair(headers: Iterable[_Header]) -> Discovery:
-    ignored: dict[str, int] = defaultdict(int)
-    rejected: list[Rejection] = []
-    images: dict[tuple[str, str, str], list[_Header]] = defaultdict(list)
-    rtstructs: list[_Header] = []
-    first_of: dict[tuple[str, ...], _Header] = {}
-    for header in headers:
-        if header.kind not in ("CT", "RTSTRUCT", "damaged"):
-            ignored[header.kind] += 1
-            continue
-        if header.fault:
-            rejected.append(Rejection(header.path, header.fault))
-            continue
-        first = first_of.setdefault((*header.group, header.sop), header)
-        # Different images under one UID stay: `read_volume` sees them, and refuses them by name.
-        if first is not header and header.sop and filecmp.cmp(first.path, header.path, shallow=False):
-            rejected.append(Rejection(header.path, f"a copy of {first.path}"))
-        elif header.kind == "CT":
-            images[header.group].append(header)
-        else:
-            rtstructs.append(header)
-
-    owners = _Owners(images)
-    structures: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
-    for rtstruct in rtstructs:
-        candidates = owners.of(rtstruct)
-        if len(candidates) == 1:
-            structures[candidates[0]].append(rtstruct.path)
-        else:
-            reason = "fits several CT series" if candidates else "references no CT series that is here"
-            rejected.append(Rejection(rtstruct.path, f"RTSTRUCT {reason}"))
-    patients = [
-        Patient(
-            patient,
-            Series(series, study, patient, "CT", tuple(image.path for image in members)),
-            tuple(structures[key]),
-        )
-        for key, members in images.items()
-        for patient, study, series in [key]
-    ]
-    patients.sort(key=lambda one: (one.patient_id, one.ct.files[0]))
-    return Discovery(tuple(patients), tuple(sorted(rejected, key=lambda one: one.what)), dict(ignored))
+def _patient(files: list[Path], rtstructs: list[Path]) -> Patient:
+    """Headers hold digests only, so one file of the series is asked for its identity."""
+    try:
+        with quiet_pydicom():
+            dataset = read_dataset(files[0], tags=_IDENTITY, until=_LAST_IDENTITY)
+            patient, study, series = (str(dataset.get(keyword) or "").strip() for keyword in _IDENTITY)
+    except Exception as error:
+        raise InputError(f"{files[0]}: changed while it was read ({type(error).__name__}); start again") from error
+    return Patient(patient, Series(series, study, patient, "CT", tuple(files)), tuple(rtstructs))
 
 
 class _Owners:
     """Looks up the series that an RTSTRUCT was drawn on."""
 
-    def __init__(self, images: dict[tuple[str, str, str], list[_Header]]) -> None:
-        self._by_uid: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-        self._by_frame: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-        for key, members in images.items():
-            self._by_uid[key[2]].add(key)
-            for image in members:
-                self._by_uid[image.sop].add(key)
-                self._by_frame[image.frame].add(key)
+    def __init__(self, images: Iterable[Header]) -> None:
+        self._by_series: dict[str, set[_Group]] = defaultdict(set)
+        self._by_image: dict[str, set[_Group]] = defaultdict(set)
+        self._by_frame: dict[str, set[_Group]] = defaultdict(set)
+        for image in images:
+            self._by_series[image.series].add(image.group)
+            self._by_image[image.image].add(image.group)
+            self._by_frame[image.patient + image.frame].add(image.group)
 
-    def of(self, rtstruct: _Header) -> list[tuple[str, str, str]]:
-        """Keys of the series it may belong to: one, if all is well."""
-        found = {key for uid in rtstruct.references if uid for key in self._by_uid.get(uid, ())}
-        if not found and rtstruct.frame:
-            found = self._by_frame.get(rtstruct.frame, set())
-        # A UID repeated by an anonymiser is told apart by the patient, then by the study.
-        for narrower in (
-            {key for key in found if key[0] == rtstruct.patient},
-            {key for key in found if key[:2] == (rtstruct.patient, rtstruct.study)},
+    def of(self, rtstruct: Header) -> set[_Group]:
+        """The series it may belong to: one, if all is well."""
+        frame = (rtstruct.patient + rtstruct.frame,) if rtstruct.frame else ()
+        for uids, table in (
+            (rtstruct.series_references, self._by_series),
+            (rtstruct.image_references, self._by_image),
+            (frame, self._by_frame),
         ):
-            found = narrower if len(found) > 1 and narrower else found
-        return sorted(found)
+            found = {group for uid in uids for group in table.get(uid, ())}
+            # A UID that an anonymiser repeated is told apart by the patient, then by the study.
+            for same in (1, 2):
+                narrower = {group for group in found if group[:same] == rtstruct.group[:same]}
+                found = narrower if len(found) > 1 and narrower else found
+            if found:
+                return found
+        return set()

@@ -1,0 +1,254 @@
+"""The headers of a folder tree: read once, in parallel, and remembered in an index file that holds no identities."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from rich.progress import Progress
+
+from data_pipeline.dicom_io import quiet_pydicom, read_dataset
+from data_pipeline.files import atomic_path
+
+CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"
+
+FORMAT = "rdunet DICOM index 1"
+CHUNK = 200  # files; keeps the traffic between processes small, and the progress bar moving
+
+_TAGS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+)
+_LAST_TAG = 0x00200052  # FrameOfReferenceUID
+
+
+@dataclass(frozen=True)
+class Header:
+    """What grouping and pairing need of one file. Identifiers are digests: equal where the originals are.
+
+    Attributes:
+        kind: `CT`, `RTSTRUCT`, `damaged`, `not DICOM`, `DICOMDIR`, another modality, or `other DICOM`.
+        fault: why a `CT`, `RTSTRUCT` or `damaged` file cannot be used; empty if it can.
+        image, patient, study, series, frame: digests of SOPInstanceUID, PatientID, StudyInstanceUID, SeriesInstanceUID
+            and FrameOfReferenceUID; empty where the file has none.
+        series_references, image_references: digests of the series and the images that an RTSTRUCT was drawn on.
+    """
+
+    kind: str
+    fault: str = ""
+    image: str = ""
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    frame: str = ""
+    series_references: tuple[str, ...] = ()
+    image_references: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Which series it belongs to: careless anonymisers repeat a series UID from patient to patient."""
+        return (self.patient, self.study, self.series)
+
+
+def read_headers(
+    source: Path, *, index: Path | None = None, workers: int = 1, progress: Progress | None = None
+) -> dict[Path, Header]:
+    """Read the header of every regular file in a folder tree, whatever its name; ordered by path.
+
+    Args:
+        source: folder, searched through all its sub-folders.
+        index: JSON file that remembers the headers, by path, size and modification time. Read if it is there, ignored
+            if it is damaged, replaced atomically at the end, also of an interrupted run. It holds digests under a
+            random key of its own, no names, paths or identifiers.
+        workers: processes that read. With more than 1 the calling script needs its `if __name__ == "__main__"`.
+        progress: shows a bar in it.
+    """
+    stamps = {path: _stamp(path) for path in sorted(_walk(source))}
+    key, known = _load(index)
+    names = {path: _digest(key, os.path.abspath(path)) for path in stamps}
+    headers = {
+        path: known[names[path]][1]
+        for path, stamp in stamps.items()
+        if names[path] in known and known[names[path]][0] == stamp
+    }
+    new = [path for path in stamps if path not in headers]
+    task = progress.add_task("Reading DICOM headers", total=len(stamps), completed=len(headers)) if progress else None
+    try:
+        for paths, results in _read_all(new, key, workers):
+            headers.update(zip(paths, results, strict=True))
+            if progress and task is not None:
+                progress.advance(task, len(paths))
+    finally:
+        if index is not None and new:
+            _save(index, key, {names[path]: (stamps[path], header) for path, header in headers.items()})
+    return {path: headers[path] for path in stamps}
+
+
+def _walk(source: Path) -> Iterator[Path]:
+    """Regular files below `source` (a FIFO or a device would block)."""
+    for folder, _, names in os.walk(source):
+        yield from (path for path in (Path(folder, name) for name in names) if path.is_file())
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _read_all(paths: list[Path], key: bytes, workers: int) -> Iterator[tuple[list[Path], list[Header]]]:
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    if workers <= 1 or len(chunks) <= 1:
+        yield from ((chunk, _read_chunk(chunk, key)) for chunk in chunks)
+        return
+    # Spawned, not forked: JAX's threads do not survive a fork.
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn"))
+    try:
+        yield from zip(chunks, pool.map(_read_chunk, chunks, [key] * len(chunks)), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_chunk(paths: Sequence[Path], key: bytes) -> list[Header]:
+    return [_read_header(path, key) for path in paths]
+
+
+def _read_header(path: Path, key: bytes) -> Header:
+    """Never raises: a file that cannot be used says so in `kind` and `fault`."""
+    try:
+        with quiet_pydicom():
+            return _header(path, key)
+    except OSError as error:
+        return Header("damaged", fault=f"cannot be read ({error.strerror or type(error).__name__})")
+    except Exception as error:
+        if str(error) == "not DICOM":
+            return Header("not DICOM")
+        return Header("damaged", fault=f"damaged DICOM header ({type(error).__name__})")
+
+
+def _header(path: Path, key: bytes) -> Header:
+    dataset = read_dataset(path, tags=_TAGS, until=_LAST_TAG)
+    kind, fault = _kind(dataset)
+    if kind not in ("CT", "RTSTRUCT"):
+        return Header(kind, fault)
+
+    def digest(value: object) -> str:
+        return _digest(key, str(value).strip()) if value else ""
+
+    header = Header(
+        kind,
+        fault,
+        image=digest(dataset.get("SOPInstanceUID")),
+        patient=digest(dataset.get("PatientID")),
+        study=digest(dataset.get("StudyInstanceUID")),
+        series=digest(dataset.get("SeriesInstanceUID")),
+        frame=digest(dataset.get("FrameOfReferenceUID")),
+    )
+    if kind == "CT":
+        return header
+    frames, series, images = _references(path)
+    return replace(
+        header,
+        # Planning systems often leave the file's own frame out, and name it only in the sequence.
+        frame=next(map(digest, filter(None, frames)), header.frame),
+        series_references=tuple(dict.fromkeys(map(digest, filter(None, series)))),
+        image_references=tuple(dict.fromkeys(map(digest, filter(None, images)))),
+    )
+
+
+def _kind(dataset: Dataset) -> tuple[str, str]:
+    """`kind` and `fault`. The SOP class decides; the modality where there is none, and against secondary captures."""
+    modality = str(dataset.get("Modality") or "").strip()
+    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "").strip()
+    image_type = dataset.get("ImageType") or ()
+    image_type = (image_type,) if isinstance(image_type, str) else image_type
+    if sop_class == DIRECTORY_STORAGE:
+        return "DICOMDIR", ""
+    if not sop_class and not modality:
+        if not dataset.preamble:
+            return "not DICOM", ""  # anything may begin like DICOM
+        return "damaged", "damaged DICOM header (neither SOP class nor modality)"
+    if sop_class == RTSTRUCT_STORAGE or (not sop_class and modality == "RTSTRUCT"):
+        return "RTSTRUCT", ""
+    if sop_class == ENHANCED_CT_STORAGE:
+        return "CT", "enhanced (multi-frame) CT; convert it to single-frame CT images"
+    if not (sop_class in (CT_STORAGE, "") and modality in ("CT", "")):
+        # A CT's secondary captures and reports call themselves CT too; garbage is not to reach a report.
+        return modality if modality.isalpha() and modality not in ("CT", "RTSTRUCT") else "other DICOM", ""
+    if not dataset.get("SeriesInstanceUID"):
+        return "CT", "has no SeriesInstanceUID"
+    if "LOCALIZER" in (str(value).upper() for value in image_type):
+        return "CT", "a localizer, not a slice of the volume"
+    return "CT", ""
+
+
+def _references(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Frames of reference, series and images that an RTSTRUCT was drawn on (PS3.3 C.8.8.5, C.8.8.6)."""
+    rtstruct = read_dataset(path, tags=("ReferencedFrameOfReferenceSequence", "ROIContourSequence"))
+    frames = rtstruct.get("ReferencedFrameOfReferenceSequence") or ()
+    studies = _items(frames, "RTReferencedStudySequence")
+    series = list(_items(studies, "RTReferencedSeriesSequence"))
+    images = list(_items(series, "ContourImageSequence"))
+    if not images:
+        contours = _items(rtstruct.get("ROIContourSequence") or (), "ContourSequence")
+        images = list(_items(contours, "ContourImageSequence"))
+    return (
+        [str(frame.get("FrameOfReferenceUID") or "") for frame in frames],
+        [str(one.get("SeriesInstanceUID") or "") for one in series],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in images],
+    )
+
+
+def _items(parents: Iterable[Dataset], keyword: str) -> Iterator[Dataset]:
+    return chain.from_iterable(parent.get(keyword) or () for parent in parents)
+
+
+def _digest(key: bytes, text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), key=key, digest_size=12).hexdigest()
+
+
+def _load(index: Path | None) -> tuple[bytes, dict[str, tuple[tuple[int, int], Header]]]:
+    """Key and remembered headers of an index file; a new key and nothing, if it cannot be used."""
+    try:
+        if index is not None:
+            content = json.loads(index.read_text())
+            if content["format"] == FORMAT:
+                known = {
+                    name: ((size, time), _from_json(fields)) for name, (size, time, fields) in content["files"].items()
+                }
+                return bytes.fromhex(content["key"]), known
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # an index only saves time
+    return secrets.token_bytes(16), {}
+
+
+def _from_json(fields: dict[str, Any]) -> Header:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Header(**values)
+
+
+def _save(index: Path, key: bytes, known: dict[str, tuple[tuple[int, int], Header]]) -> None:
+    files = {
+        name: (*stamp, {field: value for field, value in asdict(header).items() if value})
+        for name, (stamp, header) in known.items()
+    }
+    with atomic_path(index) as path:
+        path.write_text(json.dumps({"format": FORMAT, "key": key.hex(), "files": files}, separators=(",", ":")))

@@ -1,0 +1,182 @@
+"""Discovery by UID: layouts, pairing, and everything that lies in between."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from pydicom.data import get_testdata_file
+from rich.progress import Progress
+
+from data_pipeline import dicom_index
+from data_pipeline.discovery import discover
+from data_pipeline.errors import InputError
+from tests.data_pipeline.dicom_files import Written, contour, uid, write_rtstruct, write_series
+
+TRIANGLE = [(2.0, 2.0), (8.0, 2.0), (2.0, 7.0)]
+
+
+def rtstruct(path: Path, series: Written, **options) -> Path:
+    return write_rtstruct(path, {"GTV-1": [contour(series.points(1, TRIANGLE), series.uids[1])]}, series, **options)
+
+
+@pytest.mark.parametrize("layout", ["{p}/CT{s}", "{p}/09-18-2008-StudyID-NA-1/{s}.000000-NA-82046", "."])
+def test_any_layout_gives_the_same_patients(tmp_path, layout):
+    for patient in (1, 2):
+        for number in (1, 2):
+            folder = tmp_path / layout.format(p=patient, s=number)
+            series = write_series(folder, patient=patient, series=number, prefix=f"{patient}{number}")
+            rtstruct(tmp_path / layout.format(p=patient, s=7) / f"plan{patient}{number}", series, patient=patient)
+    found = discover(tmp_path)
+    assert [one.patient_id for one in found.patients] == ["PATIENT-1", "PATIENT-1", "PATIENT-2", "PATIENT-2"]
+    assert {one.ct.series_uid: [path.name for path in one.rtstructs] for one in found.patients} == {
+        uid(patient, number, 2): [f"plan{patient}{number}"] for patient in (1, 2) for number in (1, 2)
+    }
+    assert all(len(one.ct.files) == 4 and one.ct.study_uid == uid(int(one.patient_id[-1]), 1) for one in found.patients)
+    assert not found.rejected and not found.ignored
+
+
+def test_what_is_not_ours_is_counted_or_named(tmp_path):
+    series = write_series(tmp_path / "ct")
+    write_series(tmp_path / "pet", series=2, Modality="PT", SOPClassUID="1.2.840.10008.5.1.4.1.1.128")
+    write_series(tmp_path / "screenshot", series=3, depth=1, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    write_series(tmp_path / "scout", series=4, depth=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "nameless", series=5, depth=1, SeriesInstanceUID=None)
+    shutil.copy(series.files[0], tmp_path / "zz copy of a slice")
+    shutil.copy(str(get_testdata_file("DICOMDIR")), tmp_path / "DICOMDIR")
+    (tmp_path / "notes.txt").write_text("\b\0 begins like DICOM without preamble")
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut").write_bytes(series.files[0].read_bytes()[:300])
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    found = discover(tmp_path)
+    assert [one.ct.series_uid for one in found.patients] == [series.series_uid]
+    assert found.ignored == {"DICOMDIR": 1, "PT": 4, "not DICOM": 2, "other DICOM": 1}
+    assert {one.what.parent.name + "/" + one.what.name: one.reason for one in found.rejected} == {
+        f"{tmp_path.name}/zz copy of a slice": f"a copy of {series.files[0]}",
+        "scout/001": "a localizer, not a slice of the volume",
+        "nameless/001": "has no SeriesInstanceUID",
+        f"{tmp_path.name}/cut": "has no SeriesInstanceUID",
+    }
+
+
+def test_rtstruct_without_preamble_is_recognised(tmp_path):
+    write_series(tmp_path)
+    shutil.copy(str(get_testdata_file("rtstruct.dcm")), tmp_path / "rtstruct.dcm")
+    (rejection,) = discover(tmp_path).rejected
+    assert rejection.reason == "RTSTRUCT references no CT series that is here"
+
+
+def drop_series_reference(dataset):
+    del dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+
+
+def drop_all_references(dataset):
+    drop_series_reference(dataset)
+    for roi in dataset.ROIContourSequence:
+        for item in roi.ContourSequence:
+            del item.ContourImageSequence
+
+
+def drop_everything(dataset):
+    drop_all_references(dataset)
+    del dataset.ReferencedFrameOfReferenceSequence
+
+
+@pytest.mark.parametrize("edit", [None, drop_series_reference, drop_all_references])
+def test_pairing_falls_back_from_series_to_images_to_frame(tmp_path, edit):
+    series = write_series(tmp_path / "a")
+    write_series(tmp_path / "b", series=2, FrameOfReferenceUID=uid(77))
+    path = rtstruct(tmp_path / "rs", series, edit=edit)
+    first, second = discover(tmp_path).patients
+    assert first.rtstructs == (path,) and not second.rtstructs
+
+
+def test_an_ambiguous_or_foreign_rtstruct_is_rejected(tmp_path):
+    series = write_series(tmp_path / "a")
+    write_series(tmp_path / "b", series=2)  # in the same frame of reference
+    rtstruct(tmp_path / "rs", series, edit=drop_all_references)
+    rtstruct(tmp_path / "rs0", series, edit=drop_everything)
+    reasons = [one.reason for one in discover(tmp_path).rejected]
+    assert reasons == ["RTSTRUCT fits several CT series", "RTSTRUCT references no CT series that is here"]
+
+
+def test_uids_repeated_between_patients_are_told_apart(tmp_path):
+    paths = []
+    for patient in (1, 2):
+        series = write_series(tmp_path / str(patient), PatientID=f"P{patient}")
+        name = lambda dataset, patient=patient: setattr(dataset, "PatientID", f"P{patient}")  # noqa: E731
+        paths.append(rtstruct(tmp_path / f"rs{patient}", series, edit=name))
+    assert [one.rtstructs for one in discover(tmp_path).patients] == [(path,) for path in paths]
+
+
+def test_absent_or_empty_folders_are_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        discover(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no DICOM CT series"):
+        discover(tmp_path)
+    (tmp_path / "cut").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(InputError, match=r"1 files rejected, .*cut: damaged") as error:
+        discover(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_index_is_reused_until_a_file_changes(tmp_path, monkeypatch):
+    series = write_series(tmp_path / "in/ct")
+    rtstruct(tmp_path / "in/rs", series)
+    index = tmp_path / "index.json"
+    fresh = discover(tmp_path / "in", index=index)
+
+    read = []
+    original = dicom_index._read_header
+    monkeypatch.setattr(dicom_index, "_read_header", lambda path, key: (read.append(path), original(path, key))[1])
+    assert discover(tmp_path / "in", index=index) == fresh and not read
+    os.utime(series.files[2])
+    (tmp_path / "in/new.txt").write_text("new")
+    assert discover(tmp_path / "in", index=index).patients == fresh.patients
+    assert set(read) == {series.files[2], tmp_path / "in/new.txt"}
+    index.write_text(index.read_text()[:-20])
+    read.clear()
+    assert discover(tmp_path / "in", index=index).patients == fresh.patients and len(read) == 6
+
+
+def test_index_holds_no_identities(tmp_path):
+    series = write_series(tmp_path / "CANARY-ID/ct")
+    rtstruct(tmp_path / "CANARY-ID/rs", series)
+    discover(tmp_path / "CANARY-ID", index=tmp_path / "index.json")
+    text = (tmp_path / "index.json").read_text()
+    assert len(json.loads(text)["files"]) == 5
+    assert not [word for word in ("CANARY", "Canary", "PATIENT", series.series_uid, uid(1)) if word in text]
+
+
+def test_parallel_reading_gives_the_same_and_moves_the_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_index, "CHUNK", 3)
+    series = write_series(tmp_path, depth=7)
+    rtstruct(tmp_path / "rs", series)
+    with Progress(disable=True) as progress:
+        assert discover(tmp_path, workers=2, progress=progress) == discover(tmp_path)
+    assert progress.tasks[0].completed == progress.tasks[0].total == 8
+
+
+def test_interrupted_reading_keeps_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_index, "CHUNK", 2)
+    write_series(tmp_path / "in", depth=6)
+    original, read = dicom_index._read_header, []
+
+    def interrupted(path, key):
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        read.append(path)
+        return original(path, key)
+
+    monkeypatch.setattr(dicom_index, "_read_header", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        discover(tmp_path / "in", index=tmp_path / "index.json")
+    assert len(json.loads((tmp_path / "index.json").read_text())["files"]) == 4
+
+
+def test_real_patients(real_patients):
+    found = discover(real_patients)
+    assert [(len(one.ct.files), len(one.rtstructs)) for one in found.patients] == [(60, 1), (134, 1)]
+    assert not found.rejected
