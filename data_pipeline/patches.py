@@ -1,0 +1,39 @@
+"""Which runs of consecutive slices become training patches."""
+
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+PATCH_DEPTH = 8
+PatchSelection = Literal["tumour_run", "any_tumour", "all"]
+PATCH_SELECTIONS: tuple[str, ...] = get_args(PatchSelection)
+
+
+def patch_starts(
+    tumour_slices: Bool[np.ndarray, " depth"], selection: PatchSelection, patch_depth: int = PATCH_DEPTH
+) -> Int[np.ndarray, " patches"]:
+    """First slices of a patient's training patches, at stride 1.
+
+    Args:
+        tumour_slices: which slices hold tumour.
+        selection: `tumour_run`, as the Keras code: the run from the first to the last tumour slice, gaps filled and, if
+            shorter than a patch, lengthened by the slices that follow (at the end of a scan, that precede), is cut into
+            patches. `any_tumour`, as the paper words it: every patch with at least one tumour slice. `all`: every one.
+    Returns:
+        Ascending starts; none for a scan shorter than a patch, nor, but for `all`, without tumour.
+    """
+    depth = len(tumour_slices)
+    tumour = np.flatnonzero(tumour_slices)
+    last_start = depth - patch_depth
+    if selection == "all":
+        return np.arange(max(last_start + 1, 0))
+    if not len(tumour) or last_start < 0:
+        return np.arange(0)
+    first, last = int(tumour[0]), int(tumour[-1])
+    if selection == "tumour_run":
+        start = min(first, last_start)
+        return np.arange(start, max(last - patch_depth + 1, start) + 1)
+    starts = np.arange(last_start + 1)
+    counts = np.concatenate(([0], np.cumsum(tumour_slices)))
+    return starts[counts[starts + patch_depth] > counts[starts]]

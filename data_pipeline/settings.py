@@ -1,0 +1,34 @@
+"""What a dataset is made of."""
+
+from dataclasses import dataclass
+
+from data_pipeline.intensity import Intensity
+from data_pipeline.patches import PatchSelection
+from data_pipeline.rtstruct import DEFAULT_ROI
+from data_pipeline.splits import TEST_SHARE, VALIDATION_SHARE
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What a dataset is made of; the defaults are the paper's Keras code's."""
+
+    intensity: Intensity = "keras"
+    """Gray conversion: `keras` (8 bits, every slice min-max scaled itself) or `hu_window` (-1000..400 HU)."""
+    image_size: int = 256
+    """Rows and columns of a slice, in pixels."""
+    selection: PatchSelection = "tumour_run"
+    """Training patches: the run of tumour slices, any patch with tumour, or all."""
+    roi: str = DEFAULT_ROI
+    """Regular expression that the whole name of the tumour's ROI matches, whatever its case."""
+    seed: int = 0
+    """Seeds the split of the patients."""
+    test_share: float = TEST_SHARE
+    """Share of the patients held out for testing; at least one of three or more."""
+    validation_share: float = VALIDATION_SHARE
+    """Share of the remaining patients held out for validation; at least one of three or more."""
+
+    @property
+    def name(self) -> str:
+        """Names the dataset's folder, e.g. `keras_256`."""
+        suffix = "" if self.selection == "tumour_run" else f"_{self.selection}"
+        return f"{self.intensity}_{self.image_size}{suffix}"

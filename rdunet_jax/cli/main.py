@@ -1,0 +1,177 @@
+"""The commands of `rdunet` and their arguments.
+
+A command imports what it needs when it runs, so that `--help` answers quickly.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional
+
+from data_pipeline.errors import InputError
+from data_pipeline.settings import DatasetSettings
+from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.errors import RunError
+
+_SETTINGS, _RECIPE, _INFERENCE = DatasetSettings(), TrainConfig(), InferenceConfig()
+# In a log file rich would take 80 columns, too few for the tables.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+
+def prepare(
+    source: Positional[Path],
+    data_dir: Path,
+    settings: OmitArgPrefixes[DatasetSettings] = _SETTINGS,
+    workers: int | None = None,
+    keep_ids: bool = False,
+    key: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make a data set of patches and whole patients from DICOM folders.
+
+    Args:
+        source: Folder with the DICOM files of CTs and RTSTRUCTs, in folders of any layout.
+        data_dir: Folder for the data set; one folder may hold several.
+        workers: Processes that read patients (default: one a core).
+        keep_ids: Keep the Patient IDs, for public data; otherwise patients get keyed pseudonyms.
+        key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
+        overwrite: Build a data set anew that is there already.
+    """
+    from rdunet_jax.cli.prepare import prepare_source
+
+    prepare_source(source, data_dir, settings, workers, keep_ids, key, overwrite, console)
+
+
+def train(
+    data_dir: Path,
+    workdir: Path,
+    dataset: str | None = None,
+    model: str = "keras",
+    widths: tuple[int, ...] | None = None,
+    recurrent_width: int | None = None,
+    recurrent_layers: int | None = None,
+    recipe: OmitArgPrefixes[TrainConfig] = _RECIPE,
+    inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
+) -> None:
+    """Train a network, or go on with a run that was stopped.
+
+    Args:
+        data_dir: Folder with a data set that `rdunet prepare` made.
+        workdir: Folder of the run. The same command again goes on from its last checkpoint.
+        dataset: Name of the data set, such as keras_256, where the folder holds several.
+        model: Name of the network.
+        widths: Features of the encoder's levels, finest first (default: the network's own).
+        recurrent_width: Features of each recurrent layer (default: the network's own).
+        recurrent_layers: Number of recurrent layers (default: the network's own).
+    """
+    from data_pipeline.loading import Dataset
+    from rdunet_jax.cli.train import train_network
+    from rdunet_jax.models import model_config
+
+    data = Dataset(data_dir, dataset)
+    overrides = {"widths": widths, "recurrent_width": recurrent_width, "recurrent_layers": recurrent_layers}
+    try:
+        network = model_config(model, **{name: value for name, value in overrides.items() if value is not None})
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    train_network(data, workdir, network, recipe, inference, console)
+
+
+def evaluate(
+    data_dir: Path,
+    workdir: Path,
+    dataset: str | None = None,
+    split: Literal["train", "validation", "test"] = "test",
+    threshold: float | None = None,
+    dilation_diameter: int | None = None,
+) -> None:
+    """Score a trained network on whole patients, slice by slice on the CT's own grid.
+
+    Args:
+        data_dir: Folder with a data set that `rdunet prepare` made.
+        workdir: Folder of the run whose best network is scored.
+        dataset: Name of the data set, where the folder holds several.
+        split: The patients to score.
+        threshold: Probability above which a voxel is tumour (default: the run's).
+        dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
+    """
+    from data_pipeline.loading import Dataset
+    from rdunet_jax.cli.evaluate import evaluate_network
+
+    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console)
+
+
+def segment(
+    source: Positional[Path],
+    workdir: Path,
+    output: Path,
+    threshold: float | None = None,
+    dilation_diameter: int | None = None,
+    keep_ids: bool = False,
+    key: Path | None = None,
+) -> None:
+    """Segment CT series with a trained network: a NIfTI mask on the CT's own grid and a picture.
+
+    Args:
+        source: Folder with the DICOM files of one CT or of several.
+        workdir: Folder of the run whose best network is used.
+        output: Folder for `mask.nii.gz` and `overview.png`; of several CTs each gets a folder in it.
+        threshold: Probability above which a voxel is tumour (default: the run's).
+        dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
+        keep_ids: Name the folders of several CTs by Patient ID instead of by keyed pseudonym.
+        key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
+    """
+    from rdunet_jax.cli.segment import segment_source
+
+    segment_source(source, workdir, output, threshold, dilation_diameter, keep_ids, key, console)
+
+
+def sample_data(output: Path) -> None:
+    """Bring four real patients (NSCLC, CC BY-NC 3.0, 26 MB) for trying things out.
+
+    Args:
+        output: Folder for the patients' DICOM files.
+    """
+    from data_pipeline.sample_data import LICENSE_NOTICE, fetch_sample_data
+
+    folders = fetch_sample_data(output, console=console)
+    console.print(LICENSE_NOTICE, markup=False)
+    console.print(f"{len(folders)} patients: {output}", markup=False)
+
+
+def demo(output: Path = Path("demo"), seed: int = 0, patients: int = 24) -> None:
+    """Run the whole road on phantom patients: DICOM, data set, training, evaluation, segmentation.
+
+    Args:
+        output: Folder for everything; must not exist yet or be empty.
+        seed: Seeds the phantoms, the split and the training.
+        patients: Number of phantom patients.
+    """
+    from rdunet_jax.cli.demo import run_demo
+
+    run_demo(output, seed, patients, console)
+
+
+COMMANDS = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "segment": segment,
+    "sample-data": sample_data,
+    "demo": demo,
+}
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rdunet", description="Lung-tumour segmentation in CT.")
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command again goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

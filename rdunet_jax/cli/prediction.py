@@ -1,0 +1,53 @@
+"""From a trained network to masks on the CT's own grid: shared by training, evaluation and segmentation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from data_pipeline.grid import from_network_grid
+from data_pipeline.intensity import normalise
+from rdunet_jax.config import InferenceConfig
+from rdunet_jax.errors import RunError
+from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.postprocessing import postprocess
+from rdunet_jax.workdir import TrainedNetwork
+
+
+def sliding_window(network: TrainedNetwork) -> SlidingWindow:
+    """The evaluator of a trained network."""
+    run = network.config
+    predictor = network_predictor(network.model, partial(normalise, intensity=run.intensity))
+    return SlidingWindow(predictor, depth=run.model.patch_depth, batch=run.inference.window_batch)
+
+
+def inference_of(network: TrainedNetwork, threshold: float | None, dilation_diameter: int | None) -> InferenceConfig:
+    """The run's post-processing, with what the user set instead."""
+    chosen = {"threshold": threshold, "dilation_diameter": dilation_diameter}
+    try:
+        return replace(network.config.inference, **{name: value for name, value in chosen.items() if value is not None})
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def ct_mask(
+    probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
+) -> Bool[np.ndarray, "depth height width"]:
+    """Probabilities on the network's grid to a mask on the CT's, of (depth, height, width) `shape`.
+
+    Resized first, then thresholded and dilated, as the Keras code does: the disk is measured in the CT's pixels.
+    """
+    return postprocess(from_network_grid(probabilities, *shape[1:]), inference.threshold, inference.dilation_diameter)
+
+
+def overall_progress(
+    on_progress: Callable[[int, int], None], patient: int, patients: int
+) -> Callable[[int, int], None]:
+    """Progress in windows of one patient, told as progress of all patients, as if all had as many windows."""
+    return lambda done, total: on_progress(patient * total + done, patients * total)
+
+
+def in_words(inference: InferenceConfig) -> str:
+    return f"threshold {inference.threshold}, dilated by a disk of {inference.dilation_diameter} pixels"

@@ -1,0 +1,86 @@
+"""`rdunet segment`."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from data_pipeline.dicom import CTVolume, read_volume
+from data_pipeline.discovery import Patient, discover
+from data_pipeline.errors import InputError
+from data_pipeline.export import write_nifti, write_overview
+from data_pipeline.patient import prepare_image
+from data_pipeline.privacy import load_key, pseudonym
+from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
+from rdunet_jax.cli.display import progress_bar
+from rdunet_jax.cli.prediction import ct_mask, in_words, inference_of, sliding_window
+from rdunet_jax.config import InferenceConfig
+from rdunet_jax.inference import SlidingWindow
+from rdunet_jax.workdir import TrainedNetwork, load_trained
+
+
+def segment_source(
+    source: Path,
+    workdir: Path,
+    output: Path,
+    threshold: float | None,
+    dilation_diameter: int | None,
+    keep_ids: bool,
+    key: Path | None,
+    console: Console,
+) -> None:
+    """Segments every CT found; one that cannot be used is told and left out, unless it is the only one."""
+    network = load_trained(workdir)
+    inference = inference_of(network, threshold, dilation_diameter)
+    window = sliding_window(network)
+    patients = discover(source).patients
+    secret = b"" if keep_ids or len(patients) == 1 else load_key(*filter(None, [key]))
+    failures: list[InputError] = []
+    for number, patient in enumerate(patients, 1):
+        folder = output
+        if len(patients) > 1:
+            name = patient.patient_id if keep_ids else pseudonym(patient.patient_id, secret)
+            folder = output / f"{number:03d}-{name}"
+        try:
+            _segment_patient(patient, network, inference, window, folder, console)
+        except InputError as error:
+            failures.append(error)
+            console.print(f"left out: {error}", markup=False)
+    if len(failures) == len(patients):
+        raise failures[0]
+
+
+def _segment_patient(
+    patient: Patient,
+    network: TrainedNetwork,
+    inference: InferenceConfig,
+    window: SlidingWindow,
+    folder: Path,
+    console: Console,
+) -> None:
+    volume = read_volume(patient.ct)
+    with progress_bar(console) as progress:
+        bar = progress.add_task("segmenting", total=None)
+        image = prepare_image(volume, network.config.intensity, network.config.image_size)
+        probabilities = window(
+            network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+    prediction = ct_mask(probabilities, volume.hounsfield.shape, inference)
+    write_nifti(prediction, volume.geometry, folder / "mask.nii.gz")
+    truth = _contoured(patient, volume)
+    write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
+    millilitres = prediction.sum() * volume.geometry.voxel_volume_mm3 / 1000
+    held = int(prediction.any(axis=(1, 2)).sum())
+    console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(inference)})")
+    console.print(f"mask:    {folder / 'mask.nii.gz'}\npicture: {folder / 'overview.png'}", markup=False)
+
+
+def _contoured(patient: Patient, volume: CTVolume) -> np.ndarray | None:
+    """The mask of the CT's own contours, to draw beside the prediction where there are any."""
+    for path in patient.rtstructs:
+        try:
+            mask, _ = mask_from_contours(read_contours(path, DEFAULT_ROI), volume.geometry)
+        except InputError:  # no such ROI: the picture does without
+            continue
+        return mask
+    return None

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM end a loop between two steps, never inside one."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+
+class Stopped(KeyboardInterrupt):
+    """A stop that was asked for, at a moment when everything can be saved."""
+
+
+class StopRequest:
+    """While it is entered, the first SIGINT or SIGTERM is noted, and `check` raises `Stopped`; a second acts at once.
+
+    A signal inside a training step would otherwise leave a state whose buffers are donated and gone.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._requested:
+            raise KeyboardInterrupt
+        self._requested = True
+        print("\nstopping after this step, with a checkpoint; once more to stop at once")
+
+    def check(self) -> None:
+        """Raises `Stopped` if a stop was asked for."""
+        if self._requested:
+            raise Stopped
