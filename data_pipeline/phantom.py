@@ -188,7 +188,7 @@ def _textures(phantom: Phantom, grid: Grid) -> Iterator[Plane]:
 
 
 def _noise(rng: np.random.Generator, grid: Grid) -> Plane:
-    """One plane of CT noise of deviation 1: reconstruction filters f · exp(-(f/f0)²), so low frequencies are weak."""
+    """One plane of CT noise of deviation 1: back-projection leaves a power of f · exp(-2 (f / 0.45 per mm)²)."""
     rows, columns = grid.shape[1:]
     frequency = np.hypot(
         np.fft.fftfreq(rows, grid.spacing_mm[1])[:, None], np.fft.rfftfreq(columns, grid.spacing_mm[2])

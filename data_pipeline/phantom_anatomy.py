@@ -16,7 +16,7 @@ Plane = Float[np.ndarray, "rows columns"]
 Capsules = Float[np.ndarray, "capsules 8"]
 """Tapered tubes: x, y, z, radius of one end, then of the other (mm)."""
 
-AIR, FAT, MUSCLE, LIVER, CARTILAGE, MARROW, CORTEX = -1000.0, -100.0, 50.0, 58.0, 110.0, 230.0, 520.0
+AIR, FAT, CARTILAGE, MARROW, CORTEX = -1000.0, -100.0, 110.0, 230.0, 520.0
 EDGE_MM = 1.3
 """Width of an edge where pixels are finer than that: the scanner's blur."""
 
@@ -32,7 +32,7 @@ class Anatomy:
         lung_height: from the apex at z = lung_height / 2 down to the diaphragm's rim (mm).
         dome: z of the diaphragm's top under the right and the left lung (mm).
         lung: CT number of lung tissue at mid-chest (HU).
-        tissue: CT number of heart, vessels and other soft tissue (HU).
+        tissue, muscle, liver: CT numbers of heart, vessels and the like, of muscle, and of the liver (HU).
         table: whether the couch is in the picture.
         soft, air, bone: tubes of soft tissue (vessels, airway walls, decoys), of air (airways) and of bone.
     """
@@ -45,6 +45,8 @@ class Anatomy:
     dome: tuple[float, float]
     lung: float
     tissue: float
+    muscle: float
+    liver: float
     table: bool
     soft: Capsules
     air: Capsules
@@ -177,9 +179,9 @@ class Sections:
         image = background.copy()
         cavity, heart = self.cavity(z), self.heart(z)
         wall = np.minimum(self._depth + a.fat + 1.5 * texture, cavity - 15)
-        _paint(image, wall, MUSCLE - 120 * np.clip(texture - 1.4 + cavity / 70, 0, 1), edge)
+        _paint(image, wall, a.muscle - 120 * np.clip(texture - 1.4 + cavity / 70, 0, 1), edge)
         between = FAT + 110 * np.clip(0.7 * texture, 0, 1)
-        organs = np.where(self.x < 0, np.float32(LIVER), np.float32(a.tissue)) + 4 * texture
+        organs = np.where(self.x < 0, np.float32(a.liver), np.float32(a.tissue)) + 4 * texture
         _paint(image, cavity, between + coverage(z - self._floor, 4.0) * (organs - between), edge)
         _paint(image, heart + 5, a.tissue + 3 * texture, edge)
         lung = coverage(self.lungs(z), edge)

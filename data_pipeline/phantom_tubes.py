@@ -26,7 +26,10 @@ def draw_anatomy(rng: np.random.Generator, field_of_view: float) -> Anatomy:
         lung_height=height,
         dome=(right_dome, right_dome - rng.uniform(8, 18) * s),
         lung=rng.uniform(-850, -790),
-        tissue=rng.uniform(35, 50),
+        # All within the tumours' range, and drawn apart: no HU window sets a tumour off.
+        tissue=rng.uniform(30, 50),
+        muscle=rng.uniform(30, 55),
+        liver=rng.uniform(40, 62),
         table=bool(rng.random() < 0.7),
         soft=np.zeros((0, 8), np.float32),
         air=np.zeros((0, 8), np.float32),
