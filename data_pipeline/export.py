@@ -26,7 +26,7 @@ LUNG_WINDOW_HU = (-1350, 150)
 
 # Orange and sky blue stay apart under every common colour blindness (Okabe and Ito, 2008). The reference is the wider
 # line below: where both agree, one sees a blue line with an orange core.
-_PREDICTION = {"color": "#ff7f0e", "linewidth": 1.2}
+_PREDICTION = {"color": "#ff7f0e", "linewidth": 1.4}
 _REFERENCE = {"color": "#56b4e9", "linewidth": 3.0}
 _RIM = (withStroke(linewidth=2, foreground="black"),)
 _BODY_HU = -400
@@ -144,7 +144,7 @@ class _View:
         # LPS: x grows to the patient's left, y to his back, z to his head.
         flip = (1 if down[main[0]] * (-1 if main[0] == 2 else 1) > 0 else -1, 1 if right[main[1]] > 0 else -1)
         normal_axis = int(np.abs(geometry.normal).argmax())
-        return cls(transpose, flip, (row_mm, column_mm), "RA"[min(main[1], 1)], normal_axis)
+        return cls(transpose, flip, (row_mm, column_mm), "RAF"[main[1]], normal_axis)
 
     @property
     def normal_name(self) -> str:
@@ -226,7 +226,8 @@ def _scale_bar(axes: Axes, view: _View, length_mm: int = 50) -> None:
     """A bar of known length at the lower left."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y = left + 0.03 * (right - left), bottom + 0.04 * (top - bottom)
-    axes.plot([x, x + length_mm / view.spacing_mm[1]], [y, y], color="white", linewidth=2, path_effects=_RIM)
+    for colour, width in (("black", 4), ("white", 2)):
+        axes.plot([x, x + length_mm / view.spacing_mm[1]], [y, y], color=colour, linewidth=width)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     _write_in(axes, 0.03, 0.06, f"{length_mm} mm")
 
