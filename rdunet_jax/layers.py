@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -58,6 +59,25 @@ class PseudoDenseBlock(nn.Module):
     def _activate(self, y: Array, index: int) -> Array:
         y = nn.relu(self.norm(name=f"norm_{index}")(y))
         return y if self.dropout is None else self.dropout()(y)
+
+
+class ChannelDropout(nn.Module):
+    """Spatial dropout (Tompson et al. 2015; Keras' `SpatialDropout3D`): drops whole channels, scales the others up."""
+
+    rate: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch depth height width channels"]
+    ) -> Float[Array, "batch depth height width channels"]:
+        if self.deterministic or self.rate == 0:
+            return x
+        batch, *_, channels = x.shape
+        # Flat, because XLA compiles a 5-D draw (as in nn.Dropout) four times longer.
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (batch * channels,))
+        scale = jnp.where(keep, 1 / (1 - self.rate), 0).astype(x.dtype).reshape(batch, 1, 1, 1, channels)
+        return x * jnp.broadcast_to(scale, x.shape)
 
 
 class MaxPool(nn.Module):

@@ -13,7 +13,15 @@ from jaxtyping import Array, Float
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.convlstm import hard_sigmoid
 from rdunet_jax.convolution import Conv3D
-from rdunet_jax.layers import MaxPool, ModuleDef, NearestUpsample, PseudoDenseBlock, RecurrentBlock, TransposedUpsample
+from rdunet_jax.layers import (
+    ChannelDropout,
+    MaxPool,
+    ModuleDef,
+    NearestUpsample,
+    PseudoDenseBlock,
+    RecurrentBlock,
+    TransposedUpsample,
+)
 
 MODELS: dict[str, ModelConfig] = {
     config.name: config
@@ -68,7 +76,7 @@ class RecurrentDenseUNet3D(nn.Module):
         dtype = jnp.dtype(c.dtype)
         temporal = c.pooling == "spatio-temporal"
         norm = _norm(c, train)
-        dropout = partial(nn.Dropout, c.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
+        dropout = partial(ChannelDropout, c.dropout, deterministic=not train)
         block = partial(self.block or PseudoDenseBlock, norm=norm, dense=c.dense, dtype=dtype)
         encoder_dropout = dropout if c.dropout_after == "convolution" else None
 
