@@ -118,12 +118,11 @@ def hounsfield_slices(phantom: Phantom) -> Iterator[Int16[np.ndarray, "rows colu
     columns = slice(*np.searchsorted(grid.x, [left, right]))
     body = grid.crop(rows, columns)
     sections = Sections(phantom.anatomy, body.x[None, :], body.y[:, None], grid.spacing_mm[2])
-    background = sections.background()
     for index, texture in enumerate(_textures(phantom, body)):
         noise = np.random.default_rng((phantom.seed, phantom.number, 1 + index))
         image = AIR + phantom.noise * _noise(noise, grid)
         for z in grid.z[index] + np.array([-gap, gap]) / 4:
-            plane = sections.hounsfield(float(z), texture, background)
+            plane = sections.hounsfield(float(z), texture)
             for tumour in phantom.tumours:
                 _paint_tumour(plane, tumour, body, float(z), texture, sections.edge)
             image[rows, columns] += (plane - AIR) / 2

@@ -6,7 +6,7 @@ about one per mm; `coverage` turns it into the partial volume of a pixel.
 """
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 from jaxtyping import Float
@@ -137,7 +137,7 @@ class Sections:
         """Width of the cavity at z against its greatest: 0 at the apex."""
         below_apex = np.clip((self.anatomy.lung_height / 2 - z) / self.anatomy.lung_height, 0, 1)
         # Not a float64 scalar: it would turn all planes into float64.
-        return np.sqrt(1 - (1 - np.float32(1) * below_apex) ** 3).astype(np.float32)
+        return np.sqrt(1 - (1 - below_apex) ** 3).astype(np.float32)
 
     def heart(self, z: float | np.ndarray) -> np.ndarray:
         """Surface of the pericardium."""
@@ -149,36 +149,40 @@ class Sections:
         beside = np.maximum(self.cavity(z), -np.minimum(self._medial, self.heart(z)))
         return np.maximum(beside, 0.75 * (self._floor - z))
 
-    def background(self) -> Plane:
+    @cached_property
+    def _skin(self) -> Plane:
+        """Surface of the body: the same on every plane."""
+        radius, reach = _reach(self.x, self.y, self.anatomy.half_width, self.anatomy.half_depth)
+        return radius - reach
+
+    @cached_property
+    def _background(self) -> Plane:
         """Air, couch, skin and fat: the same on every plane (HU)."""
         a = self.anatomy
         image = np.full(np.broadcast_shapes(self.x.shape, self.y.shape), AIR, np.float32)
-        radius, reach = _reach(self.x, self.y, a.half_width, a.half_depth)
         if a.table:
             bow = self.y - (a.half_depth + 8) + np.square(self.x) / 1400
             couch = np.maximum(np.abs(bow) - 10, np.abs(self.x) - 0.95 * a.half_width)
             _paint(image, couch, -120.0, self.edge)
             _paint(image, couch + 2, -920.0, self.edge)
-        self._depth = radius - reach
-        _paint(image, self._depth, 10.0, self.edge)
-        _paint(image, self._depth + 2, FAT, self.edge)
+        _paint(image, self._skin, 10.0, self.edge)
+        _paint(image, self._skin + 2, FAT, self.edge)
         return image
 
-    def hounsfield(self, z: float, texture: Plane, background: Plane) -> Plane:
+    def hounsfield(self, z: float, texture: Plane) -> Plane:
         """CT numbers on the plane at z, without noise.
 
         Args:
             z: in mm.
             texture: float32 of mean 0 and deviation 1, smooth over some millimetres.
-            background: from `background`.
 
         Returns:
             float32 in HU.
         """
         a, s, edge = self.anatomy, self.anatomy.scale, self.edge
-        image = background.copy()
+        image = self._background.copy()
         cavity, heart = self.cavity(z), self.heart(z)
-        wall = np.minimum(self._depth + a.fat + 1.5 * texture, cavity - 15)
+        wall = np.minimum(self._skin + a.fat + 1.5 * texture, cavity - 15)
         _paint(image, wall, a.muscle - 120 * np.clip(texture - 1.4 + cavity / 70, 0, 1), edge)
         between = FAT + 110 * np.clip(0.7 * texture, 0, 1)
         organs = np.where(self.x < 0, np.float32(a.liver), np.float32(a.tissue)) + 4 * texture
