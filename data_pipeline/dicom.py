@@ -1,17 +1,19 @@
 """CT series to volumes in Hounsfield units. Every doubt about a slice becomes a note or an `InputError`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float64, Int16
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from data_pipeline.dicom_io import quiet_pydicom, read_dataset
+from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
 from data_pipeline.discovery import Series
 from data_pipeline.errors import InputError
-from data_pipeline.geometry import CTGeometry
+from data_pipeline.geometry import AFFINE_TOLERANCE, CTGeometry
 
 __all__ = ["AIR", "CTGeometry", "CTVolume", "read_volume"]
 
@@ -21,9 +23,10 @@ DENSEST = 3071
 """Highest HU of a 12-bit CT; declared padding above it cannot be tissue."""
 
 SAME_POSITION_MM = 0.01
-EVEN_SPACING = 0.01  # fraction of the median
+UNEVEN = 0.01  # difference between gaps, as a fraction of the median one
 SAME_DIRECTION = 1e-3  # of a cosine, about 0.06 degrees
 MOST_PIXELS = 4096 * 4096  # a damaged header may claim any matrix
+FARTHEST_MM = 1e5  # no scanner is larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,23 +51,25 @@ class CTVolume:
 @dataclass(frozen=True, eq=False)
 class _Slice:
     path: Path
-    dataset: Dataset
-    position: np.ndarray
-    orientation: np.ndarray
-    spacing: tuple[float, float]
-    matrix: tuple[int, int]
+    position: Float64[np.ndarray, "3"]
+    orientation: Float64[np.ndarray, "6"]
+    spacing: Float64[np.ndarray, "2"]
     frame: str
     sop: str
+    acquisition: str
+    hounsfield: Int16[np.ndarray, "height width"]
+    notes: tuple[str, ...]
 
 
 def read_volume(series: Series) -> CTVolume:
     """Read a CT series into one volume, slices ascending along the slice normal.
 
-    What is repaired, with a note: images not parallel to the rest (dropped), a slice stored twice (once dropped).
-    What is kept, with a note: missing or unevenly spaced slices, slices sheared by a gantry tilt. Nothing is
-    resampled: `geometry` has the true place of each slice.
-    What is refused: slices that differ in matrix, pixel spacing or frame of reference, two different images at one
-    place (several acquisitions), images without position or rescale, undecodable pixels, fewer than two slices.
+    Repaired, with a note: images not parallel to most are dropped, a slice stored twice is dropped once, and of several
+    acquisitions that overlap the one with at least two thirds of the images is kept.
+    Kept, with a note: missing or unevenly spaced slices, slices shifted in plane or sheared by a gantry tilt. Nothing
+    is resampled: `geometry` has the true place of each slice.
+    Refused: slices that differ in matrix, pixel spacing or frame of reference, different images at one place, several
+    acquisitions of similar size, images without position or rescale, undecodable pixels, fewer than two slices.
 
     Values: stored bits above BitsStored are dropped (PS3.5 8.1.1), slope and intercept applied image by image,
     fractions rounded to the nearest integer, values beyond int16 clipped. Padding (PS3.3 C.7.5.1.1.2) becomes `AIR`:
@@ -73,113 +78,152 @@ def read_volume(series: Series) -> CTVolume:
     Raises:
         InputError: naming the file or the series' folder.
     """
+    notes: list[str] = []
     with quiet_pydicom():
-        slices = [_read_slice(path) for path in series.files]
-        notes: list[str] = []
-        slices = _parallel(slices, notes)
-        _require_alike(slices)
-        slices = _in_order(slices, notes)
-        geometry = _geometry(slices, notes)
-        hounsfield = np.empty(geometry.shape, np.int16)
-        told: Counter[str] = Counter()
-        for index, one in enumerate(slices):
-            told.update(_decode_hounsfield(one, hounsfield[index]))
-    notes += [f"{note} in {count} of {len(slices)} slices" for note, count in sorted(told.items())]
+        slices, stack = _read_slices(series.files)
+    kept = _in_order(_parallel(slices, notes), notes)
+    geometry = _geometry(kept, notes)
+    told = Counter(note for one in kept for note in one.notes)
+    notes += [f"{note} in {count} of {len(kept)} slices" for note, count in sorted(told.items())]
+    hounsfield = _gather(stack, slices, kept)
     return CTVolume(hounsfield, geometry, series.series_uid, series.study_uid, series.patient_id, tuple(notes))
 
 
-def _read_slice(path: Path) -> _Slice:
-    try:
-        dataset = read_dataset(path, pixels=True)
-        position = np.array([float(value) for value in dataset.ImagePositionPatient])
-        orientation = np.array([float(value) for value in dataset.ImageOrientationPatient])
-        spacing = np.array([float(value) for value in dataset.PixelSpacing])
-        matrix = (int(dataset.Rows), int(dataset.Columns))
-        one_image = int(dataset.get("NumberOfFrames") or 1) == 1 and int(dataset.get("SamplesPerPixel") or 1) == 1
-        frame, sop = str(dataset.get("FrameOfReferenceUID") or ""), str(dataset.get("SOPInstanceUID") or "")
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable CT image ({_tell(error)}); export the series again or remove the file"
-        ) from error
-    if position.shape != (3,) or orientation.shape != (6,) or spacing.shape != (2,):
-        raise InputError(f"{path}: position, orientation or pixel spacing is incomplete; export the series again")
-    if not (
-        np.isfinite([*position, *orientation, *spacing]).all() and (spacing > 0).all() and _is_rotation(orientation)
-    ):
-        raise InputError(f"{path}: position, orientation or pixel spacing is not valid; export the series again")
-    if not one_image or not 0 < matrix[0] * matrix[1] <= MOST_PIXELS:
-        raise InputError(f"{path}: not a single-frame gray image of at most 4096 x 4096; export the series again")
-    return _Slice(path, dataset, position, orientation, (spacing[0], spacing[1]), matrix, frame, sop)
+def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], Int16[np.ndarray, "files height width"]]:
+    """Decode each file as it is read, into one stack; images of another matrix than the first's stay outside it.
+
+    A new page of memory costs more than decoding it, so neither encoded pixels nor a second stack are kept.
+    """
+    slices: list[_Slice] = []
+    stack = np.empty((0, 0, 0), np.int16)
+    for index, path in enumerate(files):
+        try:
+            dataset = read_dataset(path, pixels=True)
+            if index == 0:
+                stack = np.empty((len(files), *_matrix(dataset)), np.int16)
+            out = stack[index] if _matrix(dataset) == stack.shape[1:] else np.empty(_matrix(dataset), np.int16)
+            slices.append(_slice(path, dataset, out))
+        except _UnreadableError as error:
+            raise InputError(f"{path}: {error}; export the series again, or remove the file") from error
+        except Exception as error:
+            raise InputError(
+                f"{path}: not a readable CT image ({_tell(error)}); export the series again, or remove the file"
+            ) from error
+    return slices, stack
+
+
+class _UnreadableError(Exception):
+    """Why an image cannot be used."""
 
 
 def _tell(error: Exception) -> str:
     """Name an error without pydicom's own text, which may quote values from the file."""
-    missing = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+    missing = error.name if isinstance(error, AttributeError) else None
     return f"no {missing}" if missing else "not DICOM" if str(error) == "not DICOM" else type(error).__name__
 
 
-def _is_rotation(orientation: np.ndarray) -> bool:
+def _matrix(dataset: Dataset) -> tuple[int, int]:
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if not 0 < rows * columns <= MOST_PIXELS:
+        raise _UnreadableError(f"claims {rows} x {columns} pixels")
+    return rows, columns
+
+
+def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> _Slice:
+    position = decimals(dataset, "ImagePositionPatient")
+    orientation = decimals(dataset, "ImageOrientationPatient")
+    spacing = decimals(dataset, "PixelSpacing")
+    if position.shape != (3,) or orientation.shape != (6,) or spacing.shape != (2,):
+        raise _UnreadableError("position, orientation or pixel spacing is incomplete")
     axes = orientation.reshape(2, 3)
-    return bool(np.abs(axes @ axes.T - np.eye(2)).max() < SAME_DIRECTION)
+    if not (np.abs(axes @ axes.T - np.eye(2)).max() < SAME_DIRECTION and (spacing > 0).all()):  # False for NaN too
+        raise _UnreadableError("orientation or pixel spacing is not valid")
+    if not (np.abs(position) < FARTHEST_MM).all() or spacing.max() > FARTHEST_MM:
+        raise _UnreadableError("position or pixel spacing is not valid")
+    if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise _UnreadableError("not a single-frame gray image")
+    return _Slice(
+        path,
+        position,
+        orientation,
+        spacing,
+        frame=str(dataset.get("FrameOfReferenceUID") or ""),
+        sop=str(dataset.get("SOPInstanceUID") or ""),
+        acquisition=str(dataset.get("AcquisitionNumber") or ""),
+        hounsfield=out,
+        notes=tuple(_decode_hounsfield(dataset, out)),
+    )
 
 
-def _folder(slices: list[_Slice]) -> Path:
+def _folder(slices: Sequence[_Slice]) -> Path:
     return slices[0].path.parent
 
 
 def _parallel(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
     """Drop images that are not parallel to most: a scout view without its label, or a reformatted plane."""
-    usual = Counter(tuple(np.round(one.orientation, 2)) for one in slices).most_common(1)[0][0]
-    reference = next(one.orientation for one in slices if tuple(np.round(one.orientation, 2)) == usual)
-    kept = [one for one in slices if np.abs(one.orientation - reference).max() < SAME_DIRECTION]
+    directions = Counter(tuple(np.round(one.orientation, 2)) for one in slices)
+    usual = next(one for one in slices if tuple(np.round(one.orientation, 2)) == directions.most_common(1)[0][0])
+    kept = [one for one in slices if np.abs(one.orientation - usual.orientation).max() < SAME_DIRECTION]
     if len(kept) <= len(slices) // 2:
         raise InputError(f"{_folder(slices)}: the slices have no common orientation; export one CT volume by itself")
     if dropped := len(slices) - len(kept):
         notes.append(f"dropped {dropped} images that are not parallel to the other {len(kept)}")
-    return kept
-
-
-def _require_alike(slices: list[_Slice]) -> None:
-    first = slices[0]
-    for one in slices:
+    for one in kept:
         for what, same in (
-            ("matrix", one.matrix == first.matrix),
-            ("pixel spacing", np.allclose(one.spacing, first.spacing, rtol=1e-4)),
-            ("frame of reference", one.frame == first.frame),
+            ("matrix", one.hounsfield.shape == kept[0].hounsfield.shape),
+            ("pixel spacing", np.allclose(one.spacing, kept[0].spacing, rtol=1e-4)),
+            ("frame of reference", one.frame == kept[0].frame),
         ):
             if not same:
                 raise InputError(
-                    f"{one.path}: its {what} differs from {first.path.name}'s; export one CT volume by itself"
+                    f"{one.path}: its {what} differs from that of {kept[0].path.name}; export one CT volume by itself"
                 )
-
-
-def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
-    """Ascending along the normal, each place once."""
-    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
-    slices = sorted(slices, key=lambda one: (float(one.position @ normal), one.path))
-    kept = slices[:1]
-    for one in slices[1:]:
-        if (one.position - kept[-1].position) @ normal >= SAME_POSITION_MM:
-            kept.append(one)
-        elif np.abs(one.position - kept[-1].position).max() >= SAME_POSITION_MM or not _same_pixels(one, kept[-1]):
-            raise InputError(
-                f"{one.path}: a different image at the same place as {kept[-1].path.name}, so the series holds several "
-                "acquisitions; export one of them by itself"
-            )
-    if len({one.sop for one in kept}) < len(kept):
-        raise InputError(f"{_folder(kept)}: different slices share a SOPInstanceUID; export the series again")
-    if len(kept) < 2:
-        raise InputError(f"{_folder(kept)}: holds a single slice, which makes no volume; add the other slices")
-    if dropped := len(slices) - len(kept):
-        notes.append(f"dropped {dropped} slices that are stored twice")
     return kept
 
 
-def _same_pixels(one: _Slice, other: _Slice) -> bool:
-    values = np.empty((2, *one.matrix), np.int16)
-    _decode_hounsfield(one, values[0])
-    _decode_hounsfield(other, values[1])
-    return np.array_equal(values[0], values[1])
+def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+    """Ascending along the normal, each place once, one acquisition."""
+    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
+    ordered = sorted(slices, key=lambda one: (float(one.position @ normal), one.path))
+    places = ordered[:1]
+    for one in ordered[1:]:
+        if (one.position - places[-1].position) @ normal >= SAME_POSITION_MM or not _same_image(one, places[-1]):
+            places.append(one)
+    if dropped := len(ordered) - len(places):
+        notes.append(f"dropped {dropped} slices that are stored twice")
+
+    if clash := _clash(places, normal):
+        most, count = Counter(one.acquisition for one in places).most_common(1)[0]
+        main = [one for one in places if one.acquisition == most]
+        if count * 3 < len(places) * 2 or _clash(main, normal):
+            raise InputError(
+                f"{clash[1].path}: collides with {clash[0].path.name}, so the series holds several acquisitions; "
+                "export one by itself"
+            )
+        notes.append(f"dropped {len(places) - count} images of other acquisitions than the main one of {count}")
+        places = main
+    if len({one.sop for one in places}) < len(places):
+        raise InputError(f"{_folder(places)}: different slices share a SOPInstanceUID; export the series again")
+    if len(places) < 2:
+        raise InputError(f"{_folder(places)}: holds a single slice, which makes no volume; add the other slices")
+    return places
+
+
+def _same_image(one: _Slice, other: _Slice) -> bool:
+    there = np.abs(one.position - other.position).max() < SAME_POSITION_MM
+    return bool(there) and np.array_equal(one.hounsfield, other.hounsfield)
+
+
+def _clash(slices: list[_Slice], normal: Float64[np.ndarray, "3"]) -> tuple[_Slice, _Slice] | None:
+    """Neighbours that cannot both belong to one volume: at one place, or of acquisitions that interleave unevenly."""
+    gaps = np.diff([float(one.position @ normal) for one in slices])
+    even = gaps.size == 0 or gaps.max() - gaps.min() < UNEVEN * np.median(gaps)
+    changes = [index for index in range(1, len(slices)) if slices[index].acquisition != slices[index - 1].acquisition]
+    interleaved = len(changes) >= len({one.acquisition for one in slices})
+    for index, gap in enumerate(gaps):
+        if gap < SAME_POSITION_MM or (interleaved and not even and index + 1 in changes):
+            return slices[index], slices[index + 1]
+    return None
 
 
 def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
@@ -191,58 +235,78 @@ def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
         row_cosine=row,
         column_cosine=column / np.linalg.norm(column),
         pixel_spacing_mm=(float(slices[0].spacing[0]), float(slices[0].spacing[1])),
-        shape=(len(slices), *slices[0].matrix),
+        shape=(len(slices), *slices[0].hounsfield.shape),
         sop_instance_uids=tuple(one.sop for one in slices),
         frame_of_reference_uid=slices[0].frame,
     )
     step = geometry.spacing_mm[0]
     gaps = np.diff(geometry.distances_mm)
-    missing = np.rint(gaps / step).astype(int) - 1
-    whole = np.abs(gaps / step - missing - 1) < 0.1
-    if (lost := missing[whole & (missing > 0)]).size:
-        notes.append(
-            f"{lost.sum()} slices are missing ({lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere)"
-        )
-    elif (np.abs(gaps - step) > EVEN_SPACING * step).any():
+    missing = np.rint(gaps / step) - 1
+    if (lost := missing[(missing > 0) & (np.abs(gaps / step - missing - 1) < 0.1)]).size:
+        where = f"{lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere"
+        notes.append(f"{lost.sum():.0f} slices are missing ({where})")
+    elif gaps.max() - gaps.min() > UNEVEN * step:
         notes.append(f"slices are unevenly spaced, {gaps.min():g} to {gaps.max():g} mm")
     run = geometry.positions_mm[-1] - geometry.positions_mm[0]
+    along = (geometry.distances_mm - geometry.distances_mm[0]) / (run @ geometry.normal)
+    shift = np.linalg.norm(geometry.positions_mm - geometry.positions_mm[0] - along[:, None] * run, axis=1).max()
+    if shift > AFFINE_TOLERANCE * min(geometry.spacing_mm):
+        notes.append(f"slices are shifted in plane, by up to {shift:.2f} mm")
     shear = np.degrees(np.arccos(min(1.0, float(run @ geometry.normal / np.linalg.norm(run)))))
     if shear > 0.5:
         notes.append(f"the stack is sheared by {shear:.1f} degrees (gantry tilt), and is not resampled")
     return geometry
 
 
-def _decode_hounsfield(one: _Slice, out: Int16[np.ndarray, "height width"]) -> list[str]:
-    """Decode one image into `out`, HU; returns notes. Raises InputError."""
-    dataset = one.dataset
-    try:
-        stored = dataset.pixel_array
-        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-        bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
-        padding = dataset.get("PixelPaddingValue")
-        padding = None if padding is None else float(padding) * slope + intercept
-        kind = str(dataset.get("RescaleType") or "HU").upper()
-    except Exception as error:
-        raise InputError(f"{one.path}: its pixels cannot be read ({_tell(error)}); export the series again") from error
-    if stored.shape != one.matrix or not np.isfinite([slope, intercept]).all() or slope == 0 or kind != "HU":
-        raise InputError(f"{one.path}: its values are not Hounsfield units on its own matrix; export the series again")
+def _gather(stack: np.ndarray, slices: list[_Slice], kept: list[_Slice]) -> Int16[np.ndarray, "depth height width"]:
+    """The kept slices in order, moved inside the stack (along the cycles of the permutation) if they are all there."""
+    if any(one.hounsfield.base is not stack for one in kept):
+        return np.stack([one.hounsfield for one in kept])
+    number = {id(one): index for index, one in enumerate(slices)}
+    order = [number[id(one)] for one in kept]
+    order += sorted(set(range(len(slices))) - set(order))
+    moved = [source == index for index, source in enumerate(order)]
+    for start in range(len(order)):
+        if moved[start]:
+            continue
+        first, index = stack[start].copy(), start
+        while not moved[index]:
+            moved[index] = True
+            stack[index] = first if order[index] == start else stack[order[index]]
+            index = order[index]
+    return stack[: len(kept)]
+
+
+def _decode_hounsfield(dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> list[str]:
+    """Decode an image into `out`, HU; returns notes."""
+    stored = _stored_values(dataset)
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)  # big endian stays so in pydicom's hands
+    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    if stored.shape != out.shape or not np.isfinite([slope, intercept]).all() or slope == 0:
+        raise _UnreadableError("pixels or rescale are not valid")
+    if str(dataset.get("RescaleType") or "HU").upper() != "HU":
+        raise _UnreadableError("its values are not in Hounsfield units")
 
     notes = []
+    bits, signed = int(dataset.BitsStored), stored.dtype.kind == "i"
     low, high = int(stored.min()), int(stored.max())
     if low < (-(1 << bits - 1) if signed else 0) or high >= 1 << (bits - 1 if signed else bits):
         unused = stored.dtype.itemsize * 8 - bits
         stored = (stored << unused) >> unused
         low, high = int(stored.min()), int(stored.max())
         notes.append(f"bits above the {bits} stored ones were dropped")
-    bounds = sorted((low * slope + intercept, high * slope + intercept))
-    if slope == 1 and intercept.is_integer() and bounds[0] >= AIR and bounds[1] <= DENSEST:
-        np.add(stored, np.int32(intercept), out=out, casting="unsafe")
+    lowest, highest = sorted((low * slope + intercept, high * slope + intercept))
+    if slope == 1 and intercept.is_integer() and stored.itemsize == 2 and lowest >= AIR and highest <= DENSEST:
+        # The usual case, in one pass: the sum fits into 16 bits, so it may wrap around on the way.
+        np.add(stored.view(np.int16), np.array(int(intercept)).astype(np.int16), out=out)
         return notes
     values = stored * slope + intercept
+    padding = dataset.get("PixelPaddingValue")
+    padding = None if padding is None else float(padding) * slope + intercept
     if padding is not None and padding > DENSEST and (padded := values == padding).any():
         values[padded] = AIR
         notes.append("declared padding was set to air")
-    if bounds[0] < AIR:
+    if lowest < AIR:
         notes.append(f"padding below {AIR} HU was set to air")
     if values.max() > np.iinfo(np.int16).max:
         notes.append("values beyond 16 bits were clipped")
@@ -250,3 +314,12 @@ def _decode_hounsfield(one: _Slice, out: Int16[np.ndarray, "height width"]) -> l
         notes.append("fractional HU were rounded")
     out[...] = np.rint(np.clip(values, AIR, np.iinfo(np.int16).max))
     return notes
+
+
+def _stored_values(dataset: Dataset) -> np.ndarray:
+    """Pixel values as stored, (rows, columns). Plain 16-bit pixels are viewed where `pixel_array` would copy them."""
+    plain = dataset.file_meta.get("TransferSyntaxUID") in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+    if plain and dataset.BitsAllocated == 16 and len(dataset.PixelData) == 2 * dataset.Rows * dataset.Columns:
+        kind = "<i2" if dataset.PixelRepresentation == 1 else "<u2"
+        return np.frombuffer(dataset.PixelData, kind).reshape(dataset.Rows, dataset.Columns)
+    return dataset.pixel_array

@@ -5,8 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 HEAD_BYTES = 132
@@ -39,7 +43,7 @@ def read_dataset(
     Args:
         path: any regular file.
         tags: keywords of the only elements to keep; all of them if None.
-        until: last tag to read, which halves the time of a header; to the end if None.
+        until: last tag to read, which halves the time of a header; to the pixel data if None.
         pixels: whether to read the pixel data too.
 
     Raises:
@@ -47,14 +51,33 @@ def read_dataset(
         ValueError: it is not DICOM.
         Exception: pydicom raises errors of many kinds on a damaged file. Callers turn them into their own.
     """
-    last = until if until is not None else 0xFFFFFFFF if pixels else _BEFORE_PIXELS
+    last = _BEFORE_PIXELS if until is None else until
     with path.open("rb") as file, quiet_pydicom():
         if not looks_like_dicom(file.read(HEAD_BYTES)):
             raise ValueError("not DICOM")
         file.seek(0)
         return read_partial(
             file,
-            stop_when=lambda tag, vr, length: tag > last,
+            stop_when=None if pixels else lambda tag, vr, length: tag > last,
             force=True,
             specific_tags=None if tags is None else [Tag(keyword) for keyword in tags],
         )
+
+
+def decimals(dataset: Dataset, keyword: str) -> Float64[np.ndarray, "n"]:
+    """Values of a DS element, empty if it is absent or empty.
+
+    Parsed from the bytes where pydicom has not touched them yet: it makes a Python object of every number, which takes
+    longer than all the rest for the coordinates of contours.
+
+    Raises:
+        ValueError: not numbers.
+    """
+    element = dataset.get_item(keyword)
+    if isinstance(element, RawDataElement):
+        text = (element.value or b"").strip(b" \0")
+        values = text.split(b"\\") if text else []
+    else:
+        value = None if element is None else element.value
+        values = [] if value is None else list(value) if isinstance(value, MultiValue) else [value]
+    return np.array([float(value) for value in values])

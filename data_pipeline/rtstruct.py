@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 
-from data_pipeline.dicom_io import quiet_pydicom, read_dataset
+from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
 from data_pipeline.errors import InputError
 from data_pipeline.geometry import CTGeometry
 from data_pipeline.rasterise import Polygon, fill, moments, snap
@@ -121,7 +120,7 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
 def _contour(item: Dataset, roi: Dataset, number: int) -> Contour:
     points, fault = np.zeros((0, 3)), ""
     try:
-        points = _points(item)
+        points = decimals(item, "ContourData").reshape(-1, 3)
     except ValueError:
         fault = "its coordinates are not a list of x, y, z"
     images = item.get("ContourImageSequence") or ()
@@ -135,17 +134,6 @@ def _contour(item: Dataset, roi: Dataset, number: int) -> Contour:
         frame_of_reference_uid=str(roi.get("ReferencedFrameOfReferenceUID") or ""),
         fault=fault,
     )
-
-
-def _points(item: Dataset) -> Float64[np.ndarray, "n 3"]:
-    """ContourData as an array: parsed from its bytes, as pydicom would build one Python object a number."""
-    element = item.get_item("ContourData")
-    if isinstance(element, RawDataElement):
-        text = (element.value or b"").decode("ascii", "replace").strip(" \0")
-        values = text.split("\\") if text else []
-    else:
-        values = [] if element is None or element.value is None else list(element.value)
-    return np.array([float(value) for value in values]).reshape(-1, 3)
 
 
 def mask_from_contours(

@@ -68,6 +68,7 @@ def write_series(
         elements: keyword and value of elements to set in every file, or to delete, if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    depth = depth if stored is None else len(stored)
     if positions is None:
         normal = np.cross(orientation[:3], orientation[3:])
         positions = np.asarray(origin, float) + np.arange(depth)[:, None] * spacing[0] * normal
