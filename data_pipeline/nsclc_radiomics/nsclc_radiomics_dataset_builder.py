@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Put the DICOM files, in any layout, into one folder and name it as manual_dir."
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the DICOM files, in any layout, into one folder and name it as manual_dir."
     BUILDER_CONFIGS = [
         NsclcRadiomicsConfig.of(DatasetSettings(intensity=intensity, image_size=size))
         for intensity in ("keras", "hu_window")
@@ -101,9 +101,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         encoding="zlib",
                         doc="the mask on the CT's own grid, for scoring; of no slices in patches",
                     ),
-                    "spacing_mm": tfds.features.Tensor(
-                        shape=(3,), dtype=np.float32, doc="slice, row, column"
-                    ),
+                    "spacing_mm": tfds.features.Tensor(shape=(3,), dtype=np.float32, doc="slice, row, column"),
                 }
             ),
             description=DESCRIPTION,
@@ -170,23 +168,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         names = {p.ct.series_uid: p.patient_id if self._keep_ids else pseudonym(p.patient_id, key) for p in patients}
         taken: dict[str, dict[str, Any]] = {}
         rejected: list[dict[str, Any]] = []
-        # spawn: a fork of a process in which JAX's threads run may hang
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self._workers, len(patients)), mp_context=context) as pool:
-            jobs = {}
-            seen: set[str] = set()
-            for patient in patients:
-                name = names[patient.ct.series_uid]
-                if name in seen:  # a patient with several CTs keeps them apart
-                    name = f"{name}-{sum(other.startswith(name) for other in seen) + 1}"
-                seen.add(name)
-                jobs[pool.submit(_stage, patient, settings, self._staging / f"{name}.npz")] = name
-            for done, job in enumerate(as_completed(jobs), start=1):
-                record, error = job.result()
+        jobs: list[tuple[str, Patient, Path]] = []
+        for patient in patients:
+            name = names[patient.ct.series_uid]
+            twins = sum(names[job.ct.series_uid] == name for _, job, _ in jobs)
+            if twins:  # a patient with several CTs keeps them apart
+                name = f"{name}-{twins + 1}"
+            jobs.append((name, patient, self._staging / f"{name}.npz"))
+        stage = partial(_stage, settings)
+        workers = min(self._workers, len(jobs))
+        with ExitStack() as stack:
+            results = map(stage, jobs)
+            if workers > 1:  # spawn: a fork of a process in which JAX's threads run may hang
+                context = multiprocessing.get_context("spawn")
+                results = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(stage, jobs)
+            for done, ((name, _, _), (record, error)) in enumerate(zip(jobs, results, strict=True), start=1):
                 if record is None:
-                    rejected.append({"patient": jobs[job], "reason": _without_path(error), "error": error})
+                    rejected.append({"patient": name, "reason": _without_path(error), "error": error})
                 else:
-                    taken[jobs[job]] = record
+                    taken[name] = record
                 self._on_patient(done, len(jobs))
         return dict(sorted(taken.items())), sorted(rejected, key=lambda entry: entry["patient"])
 
@@ -197,8 +197,9 @@ def _without_path(message: str) -> str:
     return reason if colon and os.sep in path else message
 
 
-def _stage(patient: Patient, settings: DatasetSettings, path: Path) -> tuple[dict[str, Any] | None, str]:
-    """One patient in a worker process: (record, ""), or (None, why not)."""
+def _stage(settings: DatasetSettings, job: tuple[str, Patient, Path]) -> tuple[dict[str, Any] | None, str]:
+    """One patient, perhaps in a worker process: (record, ""), or (None, why not)."""
+    _, patient, path = job
     try:
         prepared = prepare_patient(patient, settings)
     except InputError as error:

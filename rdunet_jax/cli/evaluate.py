@@ -29,7 +29,7 @@ def evaluate_network(
     trained_on, held = (network.config.intensity, network.config.image_size), (data.intensity, data.image_size)
     if trained_on != held:
         raise InputError(
-            f"{data.folder}: holds {held[0]} gray values at {held[1]} pixels, but the network in {workdir} was trained on "
+            f"{data.folder}: holds {held[0]} gray values at {held[1]} pixels, the network in {workdir} was trained on "
             f"{trained_on[0]} at {trained_on[1]}; choose another --dataset or --workdir"
         )
     inference = inference_of(network, threshold, dilation_diameter)

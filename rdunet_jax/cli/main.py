@@ -3,6 +3,7 @@
 A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Literal
@@ -167,6 +168,7 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rdunet", description="Lung-tumour segmentation in CT.")
     except (InputError, RunError) as error:

@@ -1,0 +1,180 @@
+"""DICOM to data set: the builder, its account, its loaders, and what happens to input that cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from data_pipeline.dicom import read_volume
+from data_pipeline.discovery import discover
+from data_pipeline.errors import InputError
+from data_pipeline.grid import mask_to_network_grid
+from data_pipeline.loading import Dataset
+from data_pipeline.patches import patch_starts
+from data_pipeline.patient import prepare_image
+from data_pipeline.prepare import prepare_dataset, table_2
+from data_pipeline.rtstruct import mask_from_contours, read_contours
+from data_pipeline.settings import DatasetSettings
+
+DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+SETTINGS = DatasetSettings(image_size=32)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the pseudonyms' key is drawn there
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory):
+    data_dir = tmp_path_factory.mktemp("prepared")
+    folder, account = prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1)
+    return data_dir, folder, account
+
+
+@pytest.mark.parametrize("intensity", ["keras", "hu_window"])
+def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
+    settings = DatasetSettings(intensity=intensity, image_size=32)
+    prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
+    data = Dataset(tmp_path)
+    assert (data.intensity, data.image_size) == (intensity, 32)
+    found = {patient.patient_id: patient for patient in discover(DUMMY).patients}
+    for split, (name,) in data.account["splits"].items():
+        (example,) = data.patients(split)
+        volume = read_volume(found[name].ct)
+        mask, _ = mask_from_contours(read_contours(found[name].rtstructs[0]), volume.geometry)
+        np.testing.assert_array_equal(example.image, prepare_image(volume, intensity, 32))
+        np.testing.assert_array_equal(example.ct_mask, mask)
+        np.testing.assert_array_equal(example.mask, mask_to_network_grid(mask, 32))
+        assert example.spacing_mm == pytest.approx(volume.geometry.spacing_mm)
+        starts = patch_starts(mask.any(axis=(1, 2)), "tumour_run")
+        patches = list(data.patches(split))
+        assert len(patches) == len(starts) == data.patch_count(split)
+        for start, (image, patch_mask) in zip(starts, patches, strict=True):
+            np.testing.assert_array_equal(image, example.image[start : start + 8])
+            np.testing.assert_array_equal(patch_mask, example.mask[start : start + 8])
+
+
+def test_the_account_counts_slices_and_contours(prepared) -> None:
+    _, folder, account = prepared
+    counts = table_2(account)
+    records = account["patients"]
+    assert sum(row["patients"] for row in counts.values()) == len(records) == 3
+    assert sum(row["tumour_slices"] + row["other_slices"] for row in counts.values()) == 30
+    for record in records.values():
+        contours = record["contours"]
+        # pixels of 14 mm: some end of a tumour slips between the pixel centres, and is accounted for
+        assert contours["used"] + len(contours["rejected"]) == contours["total"]
+        assert contours["used"] >= record["tumour_slices"] > 0
+    report = json.loads((folder / "report.json").read_text())
+    assert report["patients"] == json.loads(json.dumps(records))
+    assert "26951" in (folder / "report.md").read_text()  # the paper's count, to compare with
+
+
+def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> None:
+    settings = DatasetSettings(image_size=32, selection="all", test_share=0, validation_share=0)
+    prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
+    data = Dataset(tmp_path)
+    assert data.patch_count("train") == 9  # 3 patients of 10 slices
+
+    def take(start: int, count: int, seed: int = 0) -> list[bytes]:
+        batches = data.batches("train", batch_size=2, seed=seed, start=start)
+        return [np.ascontiguousarray(next(batches)["image"]).tobytes() for _ in range(count)]
+
+    twelve = take(0, 12)
+    assert take(5, 7) == twelve[5:]
+    assert take(0, 12) == twelve
+    assert twelve[:4] != twelve[4:8]  # another order in the second epoch (4 whole batches of 9 patches)
+    assert take(0, 4, seed=1) != twelve[:4]
+    batch = next(data.batches("train", batch_size=2, seed=0))
+    assert batch["image"].shape == batch["mask"].shape == (2, 8, 32, 32, 1)
+    with pytest.raises(InputError, match="9 patches"):
+        data.batches("train", batch_size=10, seed=0)
+
+
+def test_patients_are_under_pseudonyms_unless_asked_otherwise(tmp_path: Path) -> None:
+    _, account = prepare_dataset(DUMMY, tmp_path, SETTINGS, workers=1)
+    assert all(name.startswith("P-") for name in account["patients"])
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "home" not in path.parts)
+    assert b"PHANTOM" not in written
+
+
+def test_one_broken_patient_is_reported_and_the_others_are_prepared(tmp_path: Path) -> None:
+    source = shutil.copytree(DUMMY, tmp_path / "source")
+    ct = next(patient for patient in discover(source).patients if patient.patient_id == "PHANTOM-002").ct
+    for path in ct.files:
+        path.write_bytes(path.read_bytes()[:-600])  # the pixels' end is missing
+    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, keep_ids=True, workers=1)
+    assert list(account["patients"]) == ["PHANTOM-001", "PHANTOM-003"]
+    (rejection,) = account["rejected"]
+    assert rejection["patient"] == "PHANTOM-002"
+    assert str(tmp_path) not in rejection["reason"]
+
+
+def rename_roi(source: Path) -> None:
+    for patient in discover(source).patients:
+        for path in patient.rtstructs:
+            dataset = pydicom.dcmread(path)
+            for roi in dataset.StructureSetROISequence:
+                roi.ROIName = roi.ROIName.replace("GTV-1", "GTV-2")
+            dataset.save_as(path)
+
+
+def remove_rtstructs(source: Path) -> None:
+    for patient in discover(source).patients:
+        for path in patient.rtstructs:
+            path.unlink()
+
+
+def remove_all(source: Path) -> None:
+    shutil.rmtree(source)
+    source.mkdir()
+    (source / "notes.txt").write_text("no DICOM here")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(remove_all, "DICOM"), (remove_rtstructs, "RTSTRUCT"), (rename_roi, "GTV-2")]
+)
+def test_input_that_cannot_be_used_leaves_nothing_behind(spoil, message: str, tmp_path: Path) -> None:
+    source = shutil.copytree(DUMMY, tmp_path / "source")
+    spoil(source)
+    with pytest.raises(InputError, match=message) as error:
+        prepare_dataset(source, tmp_path / "data", SETTINGS, workers=1)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_data_set_is_not_overwritten_by_accident(prepared, tmp_path: Path) -> None:
+    data_dir, folder, _ = prepared
+    before = (folder / "report.json").read_bytes()
+    with pytest.raises(InputError, match="--overwrite"):
+        prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1)
+    assert (folder / "report.json").read_bytes() == before
+    prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1, overwrite=True)
+    assert (folder / "report.json").read_bytes() == before
+
+
+def test_loading_names_what_there_is(prepared, tmp_path: Path) -> None:
+    data_dir, _, _ = prepared
+    with pytest.raises(InputError, match="rdunet prepare"):
+        Dataset(tmp_path)
+    with pytest.raises(InputError, match="keras_32"):
+        Dataset(data_dir, "keras_256")
+    assert Dataset(data_dir, "keras_32").patient_count("train") == 1
+
+
+def test_real_patients(real_patients: Path, tmp_path: Path) -> None:
+    _, account = prepare_dataset(real_patients, tmp_path, DatasetSettings(), keep_ids=True)
+    by_slices = {record["slices"]: record for record in account["patients"].values()}
+    # volumes of the polygons as the data's own notes state them; 0.5%: pixel centres against exact areas
+    for slices, tumour, volume_mm3 in ((134, 21, 156_346), (60, 26, 358_661)):
+        record = by_slices[slices]
+        contours = record["contours"]
+        assert (record["tumour_slices"], contours["used"], contours["total"]) == (tumour, tumour, tumour)
+        assert contours["mask_volume_mm3"] == pytest.approx(volume_mm3, rel=0.005)
+        assert contours["polygon_volume_mm3"] == pytest.approx(volume_mm3, rel=1e-4)
+        shift = np.subtract(contours["mask_centroid_mm"], contours["polygon_centroid_mm"])
+        assert np.abs(shift).max() < 0.5 * min(record["spacing_mm"])

@@ -1,0 +1,95 @@
+"""The sliding window against a naive loop over windows."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.models import create_model
+
+
+def naive_mean(predict: Callable[[np.ndarray], np.ndarray], volume: np.ndarray) -> np.ndarray:
+    """Every window predicted by itself; a slice's mean over the windows that hold it, in float64."""
+    held: list[list[np.ndarray]] = [[] for _ in volume]
+    for start in range(len(volume) - 7):
+        for offset, plane in enumerate(predict(volume[start : start + 8])):
+            held[start + offset].append(plane)
+    return np.stack([np.mean(planes, axis=0, dtype=np.float64) for planes in held])
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = create_model("tiny")
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 1)))
+    return model, variables
+
+
+@pytest.mark.parametrize("depth", [8, 9, 13, 40])
+def test_the_mean_equals_a_naive_loop(depth: int, network) -> None:
+    model, variables = network
+    volume = np.random.default_rng(depth).random((depth, 16, 16), np.float32)
+    window = SlidingWindow(network_predictor(model, lambda x: x), batch=3)
+
+    @jax.jit
+    def one(patch: np.ndarray) -> jax.Array:
+        return jax.nn.sigmoid(model.apply(variables, patch[None, ..., None])[0, ..., 0])
+
+    expected = naive_mean(lambda patch: np.asarray(one(patch)), volume)
+    # 1e-6: a batch of windows sums in another order than one window does, each voxel a few units in the last place off.
+    np.testing.assert_allclose(window(variables, volume), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 5, 7])
+def test_short_scans_are_padded_with_their_last_slice(depth: int) -> None:
+    volume = np.arange(depth, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    seen = []
+
+    def predict(variables, window):
+        seen.append(window.shape)
+        return window + window.max()
+
+    result = SlidingWindow(predict)(None, volume)
+    assert seen == [(8, 2, 2)]
+    np.testing.assert_array_equal(result, volume + depth - 1)
+
+
+def test_any_function_of_a_window_is_a_predictor_and_compiles_once_for_all_scans() -> None:
+    traces = []
+
+    def predict(variables, window):
+        traces.append(window.shape)
+        return variables * window + jnp.arange(8.0)[:, None, None]
+
+    window = SlidingWindow(predict, batch=4)
+    rng = np.random.default_rng(0)
+    for depth in (8, 10, 11, 12, 29):
+        volume = rng.random((depth, 3, 5), np.float32)
+        expected = naive_mean(lambda patch: 2 * patch + np.arange(8.0)[:, None, None], volume)
+        # 1e-5 of values up to 9: float32 sums of eight
+        np.testing.assert_allclose(window(jnp.float32(2), volume), expected, atol=1e-5)
+    assert len(traces) == 1
+
+
+def test_progress_counts_every_window() -> None:
+    told = []
+    SlidingWindow(lambda variables, window: window, batch=4)(
+        None, np.zeros((15, 2, 2), np.float32), lambda done, total: told.append((done, total))
+    )
+    assert told == [(4, 8), (8, 8)]
+
+
+def test_each_window_is_normalised_by_itself(network) -> None:
+    model, variables = network
+    volume = np.random.default_rng(1).random((9, 16, 16)).astype(np.float32)
+
+    def by_maximum(patch):
+        return patch / patch.max(axis=(-3, -2, -1), keepdims=True)
+
+    def one(patch: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.nn.sigmoid(model.apply(variables, (patch / patch.max())[None, ..., None])[0, ..., 0]))
+
+    result = SlidingWindow(network_predictor(model, by_maximum))(variables, volume)
+    np.testing.assert_allclose(result, naive_mean(one, volume), atol=1e-6, rtol=0)  # as above
