@@ -233,7 +233,7 @@ def write_phantom(phantom: Phantom, output: Path) -> Path:
 def _rois(phantom: Phantom) -> list[Roi]:
     """The tumour, and organs as distractors; every third patient lists it last."""
     grid, anatomy = phantom.grid, phantom.anatomy
-    step = 3.0
+    step = 5.0  # coarse outlines: pydicom takes its time over each number
     x, y = (np.arange(-half, half + step, step).astype(np.float32) for half in anatomy.cavity)
     sections = Sections(anatomy, x[None, :], y[:, None])
     lungs: tuple[list[Contour], list[Contour]] = ([], [])

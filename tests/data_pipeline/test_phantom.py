@@ -243,7 +243,7 @@ def test_tissues_have_their_ct_numbers() -> None:
     sections = Sections(anatomy, grid.x[None, :], grid.y[:, None])
     volume = hounsfield(patient)
     lung, heart = (np.stack([surface(float(z)) for z in grid.z]) for surface in (sections.lungs, sections.heart))
-    tumour = ndimage.binary_erosion(tumour_mask(patient))
+    tumour = np.asarray(ndimage.binary_erosion(tumour_mask(patient)))
     spine = np.hypot(grid.x[None, :] / 12, (grid.y[:, None] - anatomy.spine_y) / 9) < anatomy.scale
     depth = np.hypot(grid.x[None, :] / anatomy.half_width, grid.y[:, None] / anatomy.half_depth)
     assert np.median(volume[:, :5]) == pytest.approx(-1000, abs=3)
@@ -312,7 +312,7 @@ def test_no_threshold_finds_the_tumours() -> None:
             window = (volume > low) & (volume < high)
             scores.setdefault((low, high), []).append(_dice(window, truth))
             for cleanup, size in cleanups if low >= 0 or high == 5000 else ():
-                cleaned = cleanup(window, disk(size)[None])
+                cleaned = cleanup(window, np.asarray(disk(size))[None])
                 scores.setdefault((low, high, cleanup, size), []).append(_dice(cleaned, truth))
     best = max(np.mean(values) for values in scores.values())
     assert 0.02 < best < 0.2
