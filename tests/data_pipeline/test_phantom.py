@@ -243,7 +243,7 @@ def test_tissues_have_their_ct_numbers() -> None:
     sections = Sections(anatomy, grid.x[None, :], grid.y[:, None])
     volume = hounsfield(patient)
     lung, heart = (np.stack([surface(float(z)) for z in grid.z]) for surface in (sections.lungs, sections.heart))
-    tumour = np.asarray(ndimage.binary_erosion(tumour_mask(patient)))
+    tumour = np.asarray(ndimage.binary_erosion(tumour_mask(patient)), bool)
     spine = np.hypot(grid.x[None, :] / 12, (grid.y[:, None] - anatomy.spine_y) / 9) < anatomy.scale
     depth = np.hypot(grid.x[None, :] / anatomy.half_width, grid.y[:, None] / anatomy.half_depth)
     assert np.median(volume[:, :5]) == pytest.approx(-1000, abs=3)
