@@ -64,13 +64,14 @@ def fill(mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygo
     return np.flatnonzero(~filled).tolist()
 
 
-def moments(polygons: Sequence[Polygon]) -> tuple[float, Float64[np.ndarray, "3"]]:
-    """Area in pixels inside the polygons, summed over slices, and its centroid (slice, row, column).
+def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k 3"]]:
+    """Area in pixels inside the polygons, slice by slice, and its centroid (slice, row, column).
 
     Even-odd like `fill`, but exact: between neighbouring vertex rows the inside consists of trapezia (if no edges cross
-    there), whose area and first moments two Gauss-Legendre nodes integrate exactly. Groups that overlap count twice.
+    there), whose area and first moments two Gauss-Legendre nodes integrate exactly. Slices without area are left out,
+    groups that overlap count twice.
     """
-    total = np.zeros(4)
+    layers = []
     for group, index in sorted({(polygon.group, polygon.slice_index) for polygon in polygons}):
         edges, _ = _edges([one for one in polygons if (one.group, one.slice_index) == (group, index)])
         rows = np.unique(edges[:, [0, 2]])
@@ -81,8 +82,9 @@ def moments(polygons: Sequence[Polygon]) -> tuple[float, Float64[np.ndarray, "3"
         left, right = column[order][0::2], column[order][1::2]
         row, weight = lines.ravel()[line[order][0::2]], half[line[order][0::2] // 2]
         width = weight * (right - left)
-        total += width.sum(), index * width.sum(), row @ width, (width * (right + left) / 2).sum()
-    return float(total[0]), total[1:] / total[0]
+        layers.append((width.sum(), index * width.sum(), row @ width, (width * (right + left) / 2).sum()))
+    area, *weighted = np.array(layers).T
+    return area[area > 0], np.stack(weighted, axis=1)[area > 0] / area[area > 0, None]
 
 
 def _edges(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "n 4"], Int64[np.ndarray, "n"]]:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Shaped
 from pydicom import Dataset
 
 from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
@@ -258,14 +259,26 @@ class _Placer:
         return index
 
 
-def _measures(mask: np.ndarray, polygons: list[Polygon], geometry: CTGeometry) -> dict:
-    area, centroid = moments(polygons)
-    filled = np.argwhere(mask)
-    where = geometry.to_patient(np.stack([filled.mean(axis=0), centroid]))
+def _measures(mask: np.ndarray, polygons: list[Polygon], geometry: CTGeometry) -> dict[str, Any]:
+    areas, centroids = moments(polygons)
+    slices = np.unique([polygon.slice_index for polygon in polygons])
+    counts, means = [], []
+    for index in slices:
+        rows, columns = np.nonzero(mask[index])
+        if rows.size:  # contours may cancel each other
+            counts.append(rows.size)
+            means.append((index, rows.mean(), columns.mean()))
     return {
-        "polygon_volume_mm3": area * geometry.voxel_volume_mm3,
-        "polygon_centroid_mm": tuple(where[1].tolist()),
-        "mask_voxels": len(filled),
-        "mask_volume_mm3": len(filled) * geometry.voxel_volume_mm3,
-        "mask_centroid_mm": tuple(where[0].tolist()),
+        "polygon_volume_mm3": float(areas.sum()) * geometry.voxel_volume_mm3,
+        "polygon_centroid_mm": _centroid(geometry, centroids, areas),
+        "mask_voxels": sum(counts),
+        "mask_volume_mm3": sum(counts) * geometry.voxel_volume_mm3,
+        "mask_centroid_mm": _centroid(geometry, np.array(means), np.array(counts)),
     }
+
+
+def _centroid(
+    geometry: CTGeometry, indices: Float64[np.ndarray, "n 3"], weights: Shaped[np.ndarray, "n"]
+) -> tuple[float, float, float]:
+    x, y, z = np.average(geometry.to_patient(indices), axis=0, weights=weights).tolist()
+    return x, y, z

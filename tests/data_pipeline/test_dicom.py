@@ -21,20 +21,13 @@ from pydicom.uid import (
 from data_pipeline.dicom import AIR, CTVolume, read_volume
 from data_pipeline.discovery import Series, discover
 from data_pipeline.errors import InputError
-from data_pipeline.geometry import CTGeometry
 from tests.data_pipeline.dicom_files import AXIAL, uid, write_series
+from tests.data_pipeline.shapes import random_geometry, rotation
 
 
 def volume_of(folder: Path) -> CTVolume:
     (patient,) = discover(folder).patients
     return read_volume(patient.ct)
-
-
-def rotation(seed: int) -> np.ndarray:
-    """A random right-handed rotation: rows are the row cosine, the column cosine and the normal."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q if np.linalg.det(q) > 0 else -q
 
 
 ORIENTATIONS = {
@@ -43,7 +36,7 @@ ORIENTATIONS = {
     "coronal": (1, 0, 0, 0, 0, -1),
     "feet first": (-1, 0, 0, 0, 1, 0),
     "upside down": (1, 0, 0, 0, -1, 0),
-    "oblique": tuple(rotation(5)[:2].ravel()),
+    "oblique": tuple(rotation(np.random.default_rng(5))[:2].ravel()),
 }
 
 
@@ -69,21 +62,10 @@ def test_slices_ascend_along_the_normal_with_their_geometry(tmp_path, orientatio
     np.testing.assert_allclose(ras[:3] * [-1, -1, 1], point[0], atol=1e-6)
 
 
-def random_geometry(seed: int, depth: int, uneven: bool) -> CTGeometry:
-    generator = np.random.default_rng(seed)
-    row, column, normal = rotation(seed)
-    steps = np.full(depth, generator.uniform(0.5, 6)) * (generator.uniform(0.5, 3, depth) if uneven else 1)
-    shear = generator.uniform(-0.3, 0.3, 2)
-    offsets = np.cumsum(steps)[:, None]
-    positions = generator.uniform(-400, 400, 3) + offsets * (normal + shear[0] * row + shear[1] * column)
-    spacing = generator.uniform(0.3, 2, 2)
-    return CTGeometry(positions, row, column, (spacing[0], spacing[1]), (depth, 7, 11), ("",) * depth, "")
-
-
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_to_index_and_to_patient_are_inverse(seed, depth, uneven):
-    geometry = random_geometry(seed, depth, uneven)
+    geometry = random_geometry(np.random.default_rng(seed), depth=depth, uneven=uneven)
     index = np.random.default_rng(seed).uniform(-3, 12, (20, 3))
     np.testing.assert_allclose(geometry.to_index(geometry.to_patient(index)), index, atol=1e-8)
     if not uneven:
@@ -221,7 +203,7 @@ def jpeg_lossless(image: np.ndarray) -> bytes:
     return b"".join(
         [
             b"\xff\xd8",
-            b"\xff\xc3\x00\x0b\x10" + rows + columns + b"\x01\x01\x11\x00",
+            b"\xff\xc3\x00\x0b\x10%b%b\x01\x01\x11\x00" % (rows, columns),
             b"\xff\xc4\x00\x24\x00" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17)),
             b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + data + b"\xff\xd9",
         ]
@@ -262,7 +244,7 @@ def stack(heights, shift=(0.0, 0.0)) -> np.ndarray:
             "the stack is sheared by 11.3 degrees (gantry tilt), and is not resampled",
         ),
         (
-            stack([0, 3, 6, 9]) + [[0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]],
+            stack([0, 3, 6, 9]) + np.eye(4, 3, -1) * [1, 0, 0],
             "slices are shifted in plane, by up to 1.00 mm",
         ),
     ],
