@@ -55,8 +55,9 @@ class ModelConfig:
     """A block's input also goes to its second convolution (the pseudo-dense block)."""
     block_output: Literal["concatenate", "last"] = "concatenate"
     """What a block hands on: its input and its last layer, or its last layer only."""
-    skips: tuple[Literal["block", "last"], ...] = ("last", "last", "block")
-    """What joins the decoder from each encoder level: all that its block hands on, or the block's last layer only."""
+    whole_skips: int = 1
+    """At this many of the coarsest levels the decoder gets all that the encoder's block hands on; above them, the
+    block's last layer only."""
     dropout: float = 0.1
     """Chance that a whole channel is dropped in the encoder."""
     dropout_after: Literal["pooling", "convolution"] = "pooling"
@@ -93,9 +94,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # JSON brings tuples back as lists, which could not be hashed.
         object.__setattr__(self, "widths", tuple(self.widths))
-        object.__setattr__(self, "skips", tuple(self.skips))
-        if len(self.skips) != len(self.widths):
-            raise ValueError(f"skips needs one entry per level: {len(self.widths)} widths, but skips={self.skips}")
 
 
 DEMO_RECIPE = TrainConfig(epochs=6, learning_rate=3e-3, steps_per_epoch=50, plateau_patience=1, validation="patches")

@@ -30,7 +30,6 @@ MODELS: dict[str, ModelConfig] = {
         ModelConfig(
             "paper",
             block_output="last",
-            skips=("last", "last", "last"),
             dropout_after="convolution",
             upsampling="nearest",
             decoder="block-first",
@@ -82,10 +81,10 @@ class RecurrentDenseUNet3D(nn.Module):
 
         x = x.astype(dtype)
         skips = []
-        for level, (width, skip) in enumerate(zip(c.widths, c.skips, strict=True), 1):
+        for level, width in enumerate(c.widths, 1):
             last = block(features=width, dropout=encoder_dropout, name=f"encoder_{level}")(x)
             output = _output(c, x, last)
-            skips.append(output if skip == "block" else last)
+            skips.append(output if level > len(c.widths) - c.whole_skips else last)
             x = MaxPool(temporal, name=f"pool_{level}")(output)
             if c.dropout_after == "pooling":
                 x = dropout(name=f"dropout_{level}")(x)

@@ -1,0 +1,81 @@
+"""The authors' network, written afresh in Keras 3 from its description: what `rdunet_jax` is compared with.
+
+Axes are the original's, (batch, height, width, depth, channels), so that weight files of the original load into it. Any
+Keras backend runs it; choose one by the environment variable KERAS_BACKEND before importing.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+from keras import layers, ops
+
+
+@keras.saving.register_keras_serializable(package="rdunet")
+def keras2_hard_sigmoid(x: Any) -> Any:
+    """clip(0.2 x + 0.5, 0, 1), Keras 2's `hard_sigmoid`; Keras 3's of the same name is another function."""
+    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def recurrent_dense_unet(
+    height: int = 256,
+    width: int = 256,
+    depth: int = 8,
+    *,
+    widths: Sequence[int] = (32, 64, 128),
+    recurrent_width: int = 256,
+    recurrent_layers: int = 3,
+    gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid",
+    dropout: float = 0.1,
+) -> keras.Model:
+    """The network from gray patches (batch, height, width, depth, 1) to probabilities of the same shape.
+
+    Args:
+        height, width, depth: of a patch; height and width divisible by 2 to the number of widths.
+        widths: features of the encoder's levels, finest first.
+        recurrent_width, recurrent_layers: features and number of the ConvLSTM layers.
+        gate: their recurrent activation: Keras 2's (as the authors trained) or a true sigmoid (Keras 3's default).
+        dropout: chance that a channel is dropped after a pooling.
+    """
+    gate_activation: Any = keras2_hard_sigmoid if gate == "hard_sigmoid" else "sigmoid"
+    x = inputs = keras.Input((height, width, depth, 1))
+    skips = []
+    for level, features in enumerate(widths, 1):
+        output, last = _block(x, features)
+        # Only the coarsest level passes its whole output on to the decoder.
+        skips.append(output if level == len(widths) else last)
+        x = layers.MaxPooling3D((2, 2, 1))(output)
+        x = layers.SpatialDropout3D(dropout)(x)
+
+    x = layers.Permute((3, 1, 2, 4))(x)  # ConvLSTM2D runs along the first axis: the slices
+    for _ in range(recurrent_layers):
+        x = layers.ConvLSTM2D(
+            recurrent_width,
+            3,
+            padding="same",
+            return_sequences=True,
+            recurrent_activation=gate_activation,
+        )(x)
+        x = layers.BatchNormalization()(x)
+    x = layers.Permute((2, 3, 1, 4))(x)
+
+    for features, skip in zip(reversed(widths), reversed(skips), strict=True):
+        x = layers.Permute((3, 1, 2, 4))(x)
+        x = layers.TimeDistributed(layers.Conv2DTranspose(features, 2, strides=2))(x)
+        x = layers.Permute((2, 3, 1, 4))(x)
+        x = layers.Concatenate()([x, skip])
+        x, _ = _block(x, features)
+    return keras.Model(inputs, layers.Conv3D(1, 1, activation="sigmoid")(x))
+
+
+def _block(x: Any, features: int) -> tuple[Any, Any]:
+    """The pseudo-dense block: (its input and its last layer joined, its last layer)."""
+    first = _convolution(x, features)
+    last = _convolution(layers.Concatenate()([x, first]), features)
+    return layers.Concatenate()([x, last]), last
+
+
+def _convolution(x: Any, features: int) -> Any:
+    x = layers.Conv3D(features, 3, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    return layers.Activation("relu")(x)

@@ -1,0 +1,200 @@
+"""The three kinds of Keras weight files, read and written by h5py alone, without Keras.
+
+Keras 3's `.keras` (a zip with a `.weights.h5` in it) and `.weights.h5`, and the `.h5` of Keras 1 and 2 (weights or a
+whole model), as the authors' `keras==2.1.4` wrote it.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rdunet_jax.errors import RunError
+
+# The weights of each kind of layer, in Keras' order; the kinds are called as Keras 3 calls their groups in a file.
+WEIGHT_NAMES = {
+    "conv3d": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "conv_lstm2d": ("kernel", "recurrent_kernel", "bias"),
+    "conv2d_transpose": ("kernel", "bias"),
+}
+# How many axes those weights have, which tells the kind of a layer whatever it is called.
+_KIND_OF_RANKS = {
+    (5, 1): "conv3d",
+    (1, 1, 1, 1): "batch_normalization",
+    (4, 4, 1): "conv_lstm2d",
+    (4, 1): "conv2d_transpose",
+}
+
+
+@dataclass(frozen=True)
+class KerasLayer:
+    """A layer with weights, by its name in the file; `weights` are in Keras' order and layout."""
+
+    name: str
+    kind: str
+    weights: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class KerasFile:
+    """What a Keras file holds."""
+
+    layers: tuple[KerasLayer, ...]
+    """Layers with weights; within a kind in the network's order."""
+    gate: str | None
+    """The ConvLSTM layers' gate activation as a `ModelConfig.gate`; None if the file does not tell (weights alone)."""
+
+
+def read_keras_file(path: Path) -> KerasFile:
+    """Reads a `.keras`, `.weights.h5` or Keras 2 `.h5` file.
+
+    Raises:
+        RunError: there is no such file, it is none of the three kinds, or it holds layers of another kind of network.
+    """
+    try:
+        return _read(path)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: not a Keras file ({error}); give a .keras, .weights.h5 or Keras 2 .h5 file") from error
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> KerasFile:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+            return KerasFile(tuple(_keras3_layers(file)), _gate(json.loads(archive.read("config.json")), version=3))
+    with h5py.File(path, "r") as file:
+        root = file.get("model_weights", file)
+        assert isinstance(root, h5py.Group)
+        if not _names(root, "layer_names"):
+            return KerasFile(tuple(_keras3_layers(file)), None)
+        config, version = file.attrs.get("model_config"), _text(file.attrs.get("keras_version", "2"))
+        gate = None if config is None else _gate(json.loads(_text(config)), int(version.split(".")[0]))
+        return KerasFile(tuple(_keras2_layers(root)), gate)
+
+
+def write_keras_file(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Writes Keras 3 weights (`*.weights.h5`) or Keras 2 weights (`*.h5`), for `load_weights` of the same network.
+
+    A whole `.keras` model also holds its architecture: make it with `experiments/keras_baseline/convert.py`.
+
+    Raises:
+        RunError: the path ends in neither.
+    """
+    if path.name.endswith(".weights.h5"):
+        with h5py.File(path, "w") as file:
+            _write_keras3(file, layers)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            _write_keras2(file, layers)
+    else:
+        raise RunError(f"{path}: Keras weights are written to a file called *.weights.h5 (Keras 3) or *.h5 (Keras 2)")
+
+
+def _write_keras3(file: h5py.File, layers: Sequence[KerasLayer]) -> None:
+    counts = dict.fromkeys(WEIGHT_NAMES, 0)
+    for layer in layers:
+        # Keras 3 counts a model's layers by class, and reaches a transposed convolution through its TimeDistributed.
+        group, inner = {
+            "conv2d_transpose": ("time_distributed", "layer/vars"),
+            "conv_lstm2d": ("conv_lstm2d", "cell/vars"),
+        }.get(layer.kind, (layer.kind, "vars"))
+        suffix = f"_{counts[layer.kind]}" if counts[layer.kind] else ""
+        counts[layer.kind] += 1
+        for index, weight in enumerate(layer.weights):
+            file[f"layers/{group}{suffix}/{inner}/{index}"] = weight
+        file.require_group(f"layers/{group}{suffix}/vars").attrs["name"] = layer.name
+
+
+def _write_keras2(file: h5py.File, layers: Sequence[KerasLayer]) -> None:
+    file.attrs["keras_version"] = b"2.1.4"
+    file.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
+    for layer in layers:
+        names = [f"{layer.name}/{name}:0" for name in WEIGHT_NAMES[layer.kind]]
+        group = file.create_group(layer.name)
+        group.attrs["weight_names"] = np.array([name.encode() for name in names])
+        for name, weight in zip(names, layer.weights, strict=True):
+            group[name] = weight
+
+
+def _keras3_layers(file: h5py.File) -> Iterator[KerasLayer]:
+    groups: list[tuple[str, h5py.Group]] = []
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Group) and name.endswith("/vars") and len(item) and not name.startswith("optimizer"):
+            groups.append((name, item))
+
+    file.visititems(visit)
+    for path, group in sorted(groups, key=lambda entry: _natural(entry[0])):  # conv3d, conv3d_1, ... conv3d_10
+        layer = re.sub(r"(/(layer|cell))?/vars$", "", path)
+        name = _text(file[f"{layer}/vars"].attrs.get("name", layer))
+        yield from _layer(name, [np.asarray(group[key]) for key in sorted(group, key=int)])
+
+
+def _keras2_layers(root: h5py.Group) -> Iterator[KerasLayer]:
+    for name in _names(root, "layer_names"):
+        group = root[name]
+        assert isinstance(group, h5py.Group)
+        weights = [np.asarray(group[weight]) for weight in _names(group, "weight_names")]
+        yield from _layer(name, weights)
+
+
+def _layer(name: str, weights: list[np.ndarray]) -> Iterator[KerasLayer]:
+    """The layer, its kind told by its weights; nothing for one without weights or with the state of a generator."""
+    kind = _KIND_OF_RANKS.get(tuple(weight.ndim for weight in weights))
+    if kind is not None:
+        yield KerasLayer(name, kind, tuple(weights))
+    elif any(np.issubdtype(weight.dtype, np.floating) for weight in weights):
+        shapes = [weight.shape for weight in weights]
+        raise RunError(f"layer {name}: no layer of the Recurrent 3D-DenseUNet has weights of shapes {shapes}")
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names; Keras cuts one that does not fit into HDF5's 64 kB into `attribute0`, `attribute1`, ..."""
+    if attribute in group.attrs:
+        return [_text(name) for name in np.asarray(group.attrs[attribute])]
+    parts = sorted((key for key in group.attrs if re.fullmatch(rf"{attribute}\d+", key)), key=_natural)
+    return [_text(name) for key in parts for name in np.asarray(group.attrs[key])]
+
+
+def _gate(config: Any, version: int) -> str | None:
+    """The gate activation in a model's JSON, found wherever a ConvLSTM layer stands in it."""
+    found = set(_recurrent_activations(config))
+    if not found:
+        return None
+    # Keras 3 gave the name to another function, so there Keras 2's is one of the user's own, of any package and name.
+    known = {"sigmoid": "sigmoid"} | ({"hard_sigmoid": "hard_sigmoid"} if version < 3 else {})
+    gates = {known.get(name, "hard_sigmoid" if name.endswith("keras2_hard_sigmoid") else None) for name in found}
+    if len(gates) > 1 or None in gates:
+        raise RunError(
+            f"its recurrent activation is {', '.join(sorted(found))}: only sigmoid and Keras 2's hard_sigmoid are known"
+        )
+    return gates.pop()
+
+
+def _recurrent_activations(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("class_name") in ("ConvLSTM2D", "ConvLSTM2DCell"):
+            activation = node["config"]["recurrent_activation"]
+            yield activation if isinstance(activation, str) else str(activation["config"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _recurrent_activations(item)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts `conv3d`, `conv3d_2`, `conv3d_10` in this order."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
