@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 SNAP = 2.0**20
 """Vertices are rounded to 1 / SNAP of a pixel: a nanometre, far finer than any contour, far coarser than noise."""
@@ -44,8 +44,8 @@ def fill(mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygo
     _, height, width = mask.shape
     if not polygons:
         return []
-    edges, owner = _edges(polygons)
-    edge, row, column = _crossings(edges, np.arange(height, dtype=np.float64))
+    edges, owner = edges_of([polygon.vertices for polygon in polygons])
+    edge, row, column = crossings(edges, np.arange(height, dtype=np.float64))
     owner = owner[edge]
     # The first pixel centre at or right of the crossing: from there on, the parity is flipped.
     flips = np.clip(np.ceil(column), 0, width).astype(np.int64)
@@ -73,11 +73,11 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
     """
     layers = []
     for group, index in sorted({(polygon.group, polygon.slice_index) for polygon in polygons}):
-        edges, _ = _edges([one for one in polygons if (one.group, one.slice_index) == (group, index)])
+        edges, _ = edges_of([one.vertices for one in polygons if (one.group, one.slice_index) == (group, index)])
         rows = np.unique(edges[:, [0, 2]])
         half = np.diff(rows) / 2
         lines = ((rows[1:] + rows[:-1]) / 2)[:, None] + half[:, None] * np.array([-1.0, 1.0]) / np.sqrt(3.0)
-        _, line, column = _crossings(edges, lines.ravel())
+        _, line, column = crossings(edges, lines.ravel())
         order = np.lexsort((column, line))
         left, right = column[order][0::2], column[order][1::2]
         row, weight = lines.ravel()[line[order][0::2]], half[line[order][0::2] // 2]
@@ -87,21 +87,23 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
     return area[area > 0], np.stack(weighted, axis=1)[area > 0] / area[area > 0, None]
 
 
-def _edges(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "n 4"], Int64[np.ndarray, "n"]]:
+def edges_of(
+    polygons: Sequence[Shaped[np.ndarray, "n 2"]],
+) -> tuple[Float64[np.ndarray, "m 4"], Int64[np.ndarray, "m"]]:
     """Edges (row, column, row, column) from the lower row to the higher, and the index of their polygon.
 
     Level edges cross no row and are left out. That every edge is taken in one direction makes the crossings of an edge
     shared by two polygons the same numbers.
     """
-    ends = [np.hstack([one.vertices, np.roll(one.vertices, -1, axis=0)]) for one in polygons]
+    ends = [np.hstack([vertices, np.roll(vertices, -1, axis=0)]) for vertices in polygons]
     owner = np.repeat(np.arange(len(polygons)), [len(one) for one in ends])
-    edges = np.concatenate(ends)
+    edges = np.concatenate(ends).astype(np.float64)
     edges = np.where((edges[:, 0] > edges[:, 2])[:, None], edges[:, [2, 3, 0, 1]], edges)
     sloped = edges[:, 0] < edges[:, 2]
     return edges[sloped], owner[sloped]
 
 
-def _crossings(
+def crossings(
     edges: Float64[np.ndarray, "n 4"], lines: Float64[np.ndarray, "m"]
 ) -> tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
     """Where edges cross lines of constant row (ascending): index of the edge, index of the line, column."""

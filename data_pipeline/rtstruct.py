@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
 from data_pipeline.errors import InputError
 from data_pipeline.geometry import CTGeometry
 from data_pipeline.rasterise import Polygon, fill, moments, snap
+from data_pipeline.rules import Rule, fill_like
 
 DEFAULT_ROI = r"gtv[-_ ]?1"
 """The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""
@@ -138,7 +139,7 @@ def _contour(item: Dataset, roi: Dataset, number: int) -> Contour:
 
 
 def mask_from_contours(
-    contours: Sequence[Contour], geometry: CTGeometry
+    contours: Sequence[Contour], geometry: CTGeometry, *, rule: Rule = "pixel_centre"
 ) -> tuple[Bool[np.ndarray, "depth height width"], ContourAccount]:
     """Fill contours on the grid of a CT.
 
@@ -151,10 +152,16 @@ def mask_from_contours(
     slice within half a spacing. Vertices are rounded to 2^-20 of a pixel, so that those meant to lie on a pixel centre
     do.
 
+    Args:
+        contours: as `read_contours` gives them.
+        geometry: grid of the mask.
+        rule: how polygons are filled; `data_pipeline.rules` describes those of older code.
+
     Raises:
         InputError: not one voxel results; the message counts the reasons.
     """
-    place = _Placer(geometry)
+    exact = rule == "pixel_centre"
+    place = _Placer(geometry, snap if exact else np.asarray)
     polygons: dict[int, Polygon] = {}  # keys: index in `contours`
     repairs: dict[int, list[str]] = {}
     reasons: dict[int, str] = {}
@@ -166,7 +173,8 @@ def mask_from_contours(
 
     mask = np.zeros(geometry.shape, np.bool_)
     placed = list(polygons)
-    for index in (placed[empty] for empty in fill(mask, list(polygons.values()))):
+    empty = fill(mask, list(polygons.values())) if exact else fill_like(rule, mask, list(polygons.values()))
+    for index in (placed[number] for number in empty):
         low, high = polygons[index].vertices.min(axis=0), polygons.pop(index).vertices.max(axis=0)
         on_image = (high >= 0).all() and (low <= np.array(geometry.shape[1:]) - 1).all()
         reasons[index] = "encloses no pixel centre" if on_image else "lies outside the image"
@@ -189,8 +197,9 @@ class _UnusableError(Exception):
 class _Placer:
     """Finds the slice of each contour, and remembers what it has placed."""
 
-    def __init__(self, geometry: CTGeometry) -> None:
+    def __init__(self, geometry: CTGeometry, tidy: Callable[[np.ndarray], np.ndarray]) -> None:
         self._geometry = geometry
+        self._tidy = tidy
         self._slices = {uid: index for index, uid in enumerate(geometry.sop_instance_uids)}
         self._seen: set[tuple[int, int, bytes]] = set()
 
@@ -199,7 +208,7 @@ class _Placer:
         repairs: list[str] = []
         points = self._closed(contour, repairs)
         index = self._slice(contour, points, repairs)
-        vertices = snap(self._geometry.to_pixels(points, index))
+        vertices = self._tidy(self._geometry.to_pixels(points, index))
         vertices = vertices[(vertices != np.roll(vertices, 1, axis=0)).any(axis=1)]
         if len(vertices) < 3:
             raise _UnusableError(f"has {len(vertices)} different points, which enclose nothing")

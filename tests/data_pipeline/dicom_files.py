@@ -26,7 +26,7 @@ class Written:
     spacing: tuple[float, float, float] = (3.0, 0.8, 0.7)
     stored: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def points(self, slice_index: int, rows_columns: Sequence[Sequence[float]]) -> np.ndarray:
+    def points(self, slice_index: int, rows_columns: Any) -> np.ndarray:
         """Patient coordinates of (row, column) on a slice, from the DICOM formula (PS3.3 C.7.6.2.1.1)."""
         row_cosine, column_cosine = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         rows, columns = np.asarray(rows_columns, float).T[:, :, None]
@@ -182,3 +182,27 @@ def _dataset(sop_class: str, modality: str, sop_instance: str, patient: int) -> 
     dataset.PatientID = f"PATIENT-{patient}"
     dataset.PatientName = f"Canary^{patient}"
     return dataset
+
+
+def jpeg_lossless(image: np.ndarray) -> bytes:
+    """ISO 10918-1 process 14, selection value 1 (predict from the left), all 17 size categories coded in 5 bits."""
+    predicted = np.empty(image.shape, int)
+    predicted[:, 1:], predicted[1:, 0], predicted[0, 0] = image[:, :-1], image[:-1, 0], 1 << 15
+    bits = []
+    for difference in ((image - predicted + 32768) % 65536 - 32768).ravel():
+        size = int(abs(difference)).bit_length()
+        bits.append(f"{size:05b}")
+        if 0 < size < 16:
+            bits.append(f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}")
+    packed = "".join(bits)
+    packed += "1" * (-len(packed) % 8)
+    data = int(packed, 2).to_bytes(len(packed) // 8, "big").replace(b"\xff", b"\xff\x00")
+    rows, columns = (n.to_bytes(2, "big") for n in image.shape)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            b"\xff\xc3\x00\x0b\x10%b%b\x01\x01\x11\x00" % (rows, columns),
+            b"\xff\xc4\x00\x24\x00" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17)),
+            b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + data + b"\xff\xd9",
+        ]
+    )

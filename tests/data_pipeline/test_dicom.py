@@ -21,7 +21,7 @@ from pydicom.uid import (
 from data_pipeline.dicom import AIR, CTVolume, read_volume
 from data_pipeline.discovery import Series, discover
 from data_pipeline.errors import InputError
-from tests.data_pipeline.dicom_files import AXIAL, uid, write_series
+from tests.data_pipeline.dicom_files import AXIAL, jpeg_lossless, uid, write_series
 from tests.data_pipeline.shapes import random_geometry, rotation
 
 
@@ -184,30 +184,6 @@ def test_jpeg_lossless_series(tmp_path, syntax):
     stored = np.random.default_rng(0).integers(0, 65535, (3, 9, 14)).astype(np.uint16) // 20
     write_series(tmp_path, stored=stored, edit=edit)
     np.testing.assert_array_equal(volume_of(tmp_path).hounsfield, stored.astype(int) - 1024)
-
-
-def jpeg_lossless(image: np.ndarray) -> bytes:
-    """ISO 10918-1 process 14, selection value 1 (predict from the left), all 17 size categories coded in 5 bits."""
-    predicted = np.empty(image.shape, int)
-    predicted[:, 1:], predicted[1:, 0], predicted[0, 0] = image[:, :-1], image[:-1, 0], 1 << 15
-    bits = []
-    for difference in ((image - predicted + 32768) % 65536 - 32768).ravel():
-        size = int(abs(difference)).bit_length()
-        bits.append(f"{size:05b}")
-        if 0 < size < 16:
-            bits.append(f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}")
-    packed = "".join(bits)
-    packed += "1" * (-len(packed) % 8)
-    data = int(packed, 2).to_bytes(len(packed) // 8, "big").replace(b"\xff", b"\xff\x00")
-    rows, columns = (n.to_bytes(2, "big") for n in image.shape)
-    return b"".join(
-        [
-            b"\xff\xd8",
-            b"\xff\xc3\x00\x0b\x10%b%b\x01\x01\x11\x00" % (rows, columns),
-            b"\xff\xc4\x00\x24\x00" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17)),
-            b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00" + data + b"\xff\xd9",
-        ]
-    )
 
 
 @pytest.mark.parametrize("name", ["JPGExtended"])
