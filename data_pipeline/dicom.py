@@ -8,19 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int16
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
 from data_pipeline.discovery import Series
 from data_pipeline.errors import InputError
 from data_pipeline.geometry import AFFINE_TOLERANCE, CTGeometry
+from data_pipeline.hounsfield import UnusableImageError, decode_hounsfield
 
-__all__ = ["AIR", "CTGeometry", "CTVolume", "read_volume"]
-
-AIR = -1024
-"""Lowest HU of a 12-bit CT; anything lower is padding."""
-DENSEST = 3071
-"""Highest HU of a 12-bit CT; declared padding above it cannot be tissue."""
+__all__ = ["CTGeometry", "CTVolume", "read_volume"]
 
 SAME_POSITION_MM = 0.01
 UNEVEN = 0.01  # difference between gaps, as a fraction of the median one
@@ -34,7 +29,7 @@ class CTVolume:
     """A CT series as an array.
 
     Attributes:
-        hounsfield: rescaled stored values (PS3.3 C.11.1.1.2), HU; padding is `AIR`, see `read_volume`.
+        hounsfield: HU; padding is -1024, see `decode_hounsfield`.
         geometry: where the voxels lie.
         series_uid, study_uid, patient_id: as in the files. They identify a person: not for logs, reports or outputs.
         notes: what was repaired or is worth telling, without identities.
@@ -71,9 +66,7 @@ def read_volume(series: Series) -> CTVolume:
     Refused: slices that differ in matrix, pixel spacing or frame of reference, different images at one place, several
     acquisitions of similar size, images without position or rescale, undecodable pixels, fewer than two slices.
 
-    Values: stored bits above BitsStored are dropped (PS3.5 8.1.1), slope and intercept applied image by image,
-    fractions rounded to the nearest integer, values beyond int16 clipped. Padding (PS3.3 C.7.5.1.1.2) becomes `AIR`:
-    declared padding above 3071 HU, and all values below -1024 HU, declared or not.
+    How values become HU, and what becomes of padding: see `decode_hounsfield`.
 
     Raises:
         InputError: naming the file or the series' folder.
@@ -103,17 +96,13 @@ def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], Int16[np.ndarray,
                 stack = np.empty((len(files), *_matrix(dataset)), np.int16)
             out = stack[index] if _matrix(dataset) == stack.shape[1:] else np.empty(_matrix(dataset), np.int16)
             slices.append(_slice(path, dataset, out))
-        except _UnreadableError as error:
+        except UnusableImageError as error:
             raise InputError(f"{path}: {error}; export the series again, or remove the file") from error
         except Exception as error:
             raise InputError(
                 f"{path}: not a readable CT image ({_tell(error)}); export the series again, or remove the file"
             ) from error
     return slices, stack
-
-
-class _UnreadableError(Exception):
-    """Why an image cannot be used."""
 
 
 def _tell(error: Exception) -> str:
@@ -125,7 +114,7 @@ def _tell(error: Exception) -> str:
 def _matrix(dataset: Dataset) -> tuple[int, int]:
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= MOST_PIXELS:
-        raise _UnreadableError(f"claims {rows} x {columns} pixels")
+        raise UnusableImageError(f"claims {rows} x {columns} pixels")
     return rows, columns
 
 
@@ -134,14 +123,14 @@ def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"])
     orientation = decimals(dataset, "ImageOrientationPatient")
     spacing = decimals(dataset, "PixelSpacing")
     if position.shape != (3,) or orientation.shape != (6,) or spacing.shape != (2,):
-        raise _UnreadableError("position, orientation or pixel spacing is incomplete")
+        raise UnusableImageError("position, orientation or pixel spacing is incomplete")
     axes = orientation.reshape(2, 3)
     if not (np.abs(axes @ axes.T - np.eye(2)).max() < SAME_DIRECTION and (spacing > 0).all()):  # False for NaN too
-        raise _UnreadableError("orientation or pixel spacing is not valid")
+        raise UnusableImageError("orientation or pixel spacing is not valid")
     if not (np.abs(position) < FARTHEST_MM).all() or spacing.max() > FARTHEST_MM:
-        raise _UnreadableError("position or pixel spacing is not valid")
+        raise UnusableImageError("position or pixel spacing is not valid")
     if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise _UnreadableError("not a single-frame gray image")
+        raise UnusableImageError("not a single-frame gray image")
     return _Slice(
         path,
         position,
@@ -151,7 +140,7 @@ def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"])
         sop=str(dataset.get("SOPInstanceUID") or ""),
         acquisition=str(dataset.get("AcquisitionNumber") or ""),
         hounsfield=out,
-        notes=tuple(_decode_hounsfield(dataset, out)),
+        notes=tuple(decode_hounsfield(dataset, out)),
     )
 
 
@@ -275,55 +264,3 @@ def _gather(stack: np.ndarray, slices: list[_Slice], kept: list[_Slice]) -> Int1
             stack[index] = first if order[index] == start else stack[order[index]]
             index = order[index]
     return stack[: len(kept)]
-
-
-def _decode_hounsfield(dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> list[str]:
-    """Decode an image into `out`, HU; returns notes."""
-    stored = _stored_values(dataset)
-    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)  # big endian stays so in pydicom's hands
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    if stored.shape != out.shape or not np.isfinite([slope, intercept]).all() or slope == 0:
-        raise _UnreadableError("pixels or rescale are not valid")
-    if str(dataset.get("RescaleType") or "HU").upper() != "HU":
-        raise _UnreadableError("its values are not in Hounsfield units")
-
-    notes = []
-    bits, signed = int(dataset.BitsStored), stored.dtype.kind == "i"
-    low, high = int(stored.min()), int(stored.max())
-    if low < (-(1 << bits - 1) if signed else 0) or high >= 1 << (bits - 1 if signed else bits):
-        unused = stored.dtype.itemsize * 8 - bits
-        stored = (stored << unused) >> unused
-        low, high = int(stored.min()), int(stored.max())
-        notes.append(f"bits above the {bits} stored ones were dropped")
-    lowest, highest = sorted((low * slope + intercept, high * slope + intercept))
-    if slope == 1 and intercept.is_integer() and stored.itemsize == 2 and lowest >= AIR and highest <= DENSEST:
-        # The usual case, in one pass: the sum fits into 16 bits, so it may wrap around on the way.
-        np.add(stored.view(np.int16), np.array(int(intercept)).astype(np.int16), out=out)
-        return notes
-    values = stored * slope + intercept
-    padding = dataset.get("PixelPaddingValue")
-    padding = None if padding is None else float(padding) * slope + intercept
-    if padding is not None and padding > DENSEST and (padded := values == padding).any():
-        values[padded] = AIR
-        notes.append("declared padding was set to air")
-    if lowest < AIR:
-        notes.append(f"padding below {AIR} HU was set to air")
-    if values.max() > np.iinfo(np.int16).max:
-        notes.append("values beyond 16 bits were clipped")
-    if not (slope.is_integer() and intercept.is_integer()):
-        notes.append("fractional HU were rounded")
-    out[...] = np.rint(np.clip(values, AIR, np.iinfo(np.int16).max))
-    return notes
-
-
-def _stored_values(dataset: Dataset) -> np.ndarray:
-    """Pixel values as stored, (rows, columns). Plain 16-bit pixels are viewed where `pixel_array` would copy them."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    plain = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-    if plain and dataset.BitsAllocated == 16 and len(dataset.PixelData) == 2 * dataset.Rows * dataset.Columns:
-        kind = "<i2" if dataset.PixelRepresentation == 1 else "<u2"
-        return np.frombuffer(dataset.PixelData, kind).reshape(dataset.Rows, dataset.Columns)
-    if syntax == RLELossless:
-        # pylibjpeg's decoder is three times as fast, but panics on damaged data, which no `except Exception` stops.
-        dataset.pixel_array_options(decoding_plugin="pydicom")
-    return dataset.pixel_array

@@ -18,9 +18,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipeline.dicom import AIR, CTVolume, read_volume
+from data_pipeline.dicom import CTVolume, read_volume
 from data_pipeline.discovery import Series, discover
 from data_pipeline.errors import InputError
+from data_pipeline.hounsfield import AIR, air_fraction
 from tests.data_pipeline.dicom_files import AXIAL, jpeg_lossless, uid, write_series
 from tests.data_pipeline.shapes import random_geometry, rotation
 
@@ -200,6 +201,15 @@ def test_jpeg_extended_series(tmp_path, name):
     write_series(tmp_path, depth=2, height=source.Rows, width=source.Columns, edit=edit)
     np.testing.assert_array_equal(volume_of(tmp_path).hounsfield[0], source.pixel_array)
     assert source.pixel_array.max() > 100
+
+
+def test_a_mask_outside_the_body_is_mostly_air():
+    hounsfield = np.full((2, 8, 8), -1000, np.int16)
+    hounsfield[:, :, 4:] = 40
+    mask = np.zeros(hounsfield.shape, bool)
+    mask[0, 2:4, 3:7] = True
+    assert air_fraction(hounsfield, mask) == 0.25
+    assert air_fraction(hounsfield, np.roll(mask, -3, axis=2)) == 1
 
 
 # --- geometry that is not as it should be: repaired or kept, with a note ---

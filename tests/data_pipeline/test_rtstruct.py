@@ -14,6 +14,7 @@ from pydicom.tag import Tag
 from data_pipeline.dicom import read_volume
 from data_pipeline.discovery import discover
 from data_pipeline.errors import InputError
+from data_pipeline.hounsfield import air_fraction
 from data_pipeline.rtstruct import Contour, mask_from_contours, read_contours
 from tests.data_pipeline.dicom_files import contour, uid, write_rtstruct, write_series
 from tests.data_pipeline.shapes import SHAPES, drawn, inside, plain_geometry, random_geometry
@@ -38,6 +39,12 @@ def shape_on(name: str, geometry, slice_index: int, generator) -> tuple[list[Con
     return contours, shape.area
 
 
+def assert_equal_off_the_edges(mask: np.ndarray, expected: np.ndarray, distance: np.ndarray) -> None:
+    """Vertices are rounded by half a millionth of a pixel: a centre that chance puts there may fall either way."""
+    clear = distance > 1e-5
+    np.testing.assert_array_equal(mask[clear], expected[clear])
+
+
 @pytest.mark.parametrize("name", SHAPES)
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
@@ -51,10 +58,10 @@ def test_masks_equal_the_oracle_and_volumes_the_known_area(name, seed):
             mask_from_contours(contours, geometry)
         return
     mask, account = mask_from_contours(contours, geometry)
-    np.testing.assert_array_equal(mask[1], expected)
+    assert_equal_off_the_edges(mask[1], expected, distance)
     assert not mask[[0, 2]].any()
     assert account.used + len(account.rejected) == account.total == len(contours)
-    assert account.mask_voxels == expected.sum()
+    assert account.mask_voxels == mask.sum()
     if account.rejected:
         return
     assert account.polygon_volume_mm3 == pytest.approx(area * geometry.spacing_mm[0], rel=1e-5)
@@ -74,11 +81,12 @@ def test_every_slice_gets_its_own(seed, uneven):
         [one for name in generator.choice(list(SHAPES), 2) for one in shape_on(name, geometry, index, generator)[0]]
         for index in range(5)
     ]
-    expected = np.stack([inside(contours, geometry, index)[0] for index, contours in enumerate(drawings)])
+    oracle = [inside(contours, geometry, index) for index, contours in enumerate(drawings)]
     contours = [one for contours in drawings for one in contours]
     mask, account = mask_from_contours([contours[index] for index in generator.permutation(len(contours))], geometry)
-    np.testing.assert_array_equal(mask, expected)
-    voxels = geometry.to_patient(np.argwhere(expected).astype(float))
+    for layer, (expected, distance) in zip(mask, oracle, strict=True):
+        assert_equal_off_the_edges(layer, expected, distance)
+    voxels = geometry.to_patient(np.argwhere(mask).astype(float))
     np.testing.assert_allclose(account.mask_centroid_mm, voxels.mean(axis=0), atol=1e-6)
 
 
@@ -340,16 +348,18 @@ def test_a_file_in_another_frame_is_told(tmp_path):
 # --- real patients ---
 
 
-@pytest.mark.parametrize(("number", "slices", "used", "volume"), [(0, 60, 26, 358_661), (1, 134, 21, 156_346)])
-def test_real_patients(real_patients, number, slices, used, volume):
+@pytest.mark.parametrize(("number", "slices", "used", "volume_mm3"), [(0, 60, 26, 358_661), (1, 134, 21, 156_346)])
+def test_real_patients(real_patients, number, slices, used, volume_mm3):
     patient = discover(real_patients).patients[number]
-    geometry = read_volume(patient.ct).geometry
+    volume = read_volume(patient.ct)
+    geometry = volume.geometry
     contours = read_contours(patient.rtstructs[0])
     mask, account = mask_from_contours(contours, geometry)
+    assert air_fraction(volume.hounsfield, mask) < 0.006
     assert mask.shape[0] == slices and mask.any(axis=(1, 2)).sum() == used
     assert account.used == account.total == used and not account.rejected and not account.repaired
-    assert account.polygon_volume_mm3 == pytest.approx(volume, abs=1)
-    assert account.mask_volume_mm3 == pytest.approx(volume, rel=0.005)
+    assert account.polygon_volume_mm3 == pytest.approx(volume_mm3, abs=1)
+    assert account.mask_volume_mm3 == pytest.approx(volume_mm3, rel=0.005)
     apart = np.diff(geometry.to_index(np.array([account.mask_centroid_mm, account.polygon_centroid_mm])), axis=0)
     assert np.abs(apart).max() < 0.5
     for one in contours:
