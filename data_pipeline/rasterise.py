@@ -71,9 +71,12 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
     there), whose area and first moments two Gauss-Legendre nodes integrate exactly. Slices without area are left out,
     groups that overlap count twice.
     """
+    outlines: dict[tuple[int, int], list[Float64[np.ndarray, "n 2"]]] = {}
+    for polygon in polygons:
+        outlines.setdefault((polygon.group, polygon.slice_index), []).append(polygon.vertices)
     layers = []
-    for group, index in sorted({(polygon.group, polygon.slice_index) for polygon in polygons}):
-        edges, _ = edges_of([one.vertices for one in polygons if (one.group, one.slice_index) == (group, index)])
+    for (_, index), vertices in outlines.items():
+        edges, _ = edges_of(vertices)
         rows = np.unique(edges[:, [0, 2]])
         half = np.diff(rows) / 2
         lines = ((rows[1:] + rows[:-1]) / 2)[:, None] + half[:, None] * np.array([-1.0, 1.0]) / np.sqrt(3.0)

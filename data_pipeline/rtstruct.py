@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
@@ -178,15 +177,22 @@ def mask_from_contours(
         low, high = polygons[index].vertices.min(axis=0), polygons.pop(index).vertices.max(axis=0)
         on_image = (high >= 0).all() and (low <= np.array(geometry.shape[1:]) - 1).all()
         reasons[index] = "encloses no pixel centre" if on_image else "lies outside the image"
-    if not mask.any():
+    used = list(polygons.values())
+    voxels, mask_centroid = _voxels(mask, used, geometry)
+    if not voxels:
         why = "; ".join(f"{count} x {reason}" for reason, count in Counter(reasons.values()).items())
         raise InputError(f"none of {len(contours)} contours gives a voxel ({why}); check the RTSTRUCT and its CT")
+    areas, centroids = moments(used)
     return mask, ContourAccount(
-        used=len(polygons),
+        used=len(used),
         repaired=tuple((contours[index].number, "; ".join(repairs[index])) for index in polygons if repairs[index]),
         rejected=tuple((contours[index].number, reasons[index]) for index in sorted(reasons)),
         total=len(contours),
-        **_measures(mask, list(polygons.values()), geometry),
+        polygon_volume_mm3=float(areas.sum()) * geometry.voxel_volume_mm3,
+        polygon_centroid_mm=_centroid(geometry, centroids, areas),
+        mask_voxels=voxels,
+        mask_volume_mm3=voxels * geometry.voxel_volume_mm3,
+        mask_centroid_mm=mask_centroid,
     )
 
 
@@ -268,26 +274,30 @@ class _Placer:
         return index
 
 
-def _measures(mask: np.ndarray, polygons: list[Polygon], geometry: CTGeometry) -> dict[str, Any]:
-    areas, centroids = moments(polygons)
-    slices = np.unique([polygon.slice_index for polygon in polygons])
-    counts, means = [], []
-    for index in slices:
-        rows, columns = np.nonzero(mask[index])
+def _voxels(
+    mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygon], geometry: CTGeometry
+) -> tuple[int, tuple[float, float, float]]:
+    """Number and centroid (LPS, mm) of the voxels in a mask that is empty away from the polygons."""
+    boxes: dict[int, list[np.ndarray]] = {}
+    for polygon in polygons:
+        boxes.setdefault(polygon.slice_index, []).append(polygon.vertices)
+    counts, means = [0], [(0.0, 0.0, 0.0)]
+    for index, outlines in boxes.items():
+        vertices = np.concatenate(outlines)
+        # Wide enough for all rules, as those of older code reach up to a pixel beyond the vertices.
+        low = np.clip(np.floor(vertices.min(axis=0)) - 1, 0, None).astype(int)
+        high = np.clip(np.ceil(vertices.max(axis=0)) + 2, 0, None).astype(int)
+        rows, columns = np.nonzero(mask[index, low[0] : high[0], low[1] : high[1]])
         if rows.size:  # contours may cancel each other
             counts.append(rows.size)
-            means.append((index, rows.mean(), columns.mean()))
-    return {
-        "polygon_volume_mm3": float(areas.sum()) * geometry.voxel_volume_mm3,
-        "polygon_centroid_mm": _centroid(geometry, centroids, areas),
-        "mask_voxels": sum(counts),
-        "mask_volume_mm3": sum(counts) * geometry.voxel_volume_mm3,
-        "mask_centroid_mm": _centroid(geometry, np.array(means), np.array(counts)),
-    }
+            means.append((index, low[0] + rows.mean(), low[1] + columns.mean()))
+    return sum(counts), _centroid(geometry, np.array(means), np.array(counts))
 
 
 def _centroid(
     geometry: CTGeometry, indices: Float64[np.ndarray, "n 3"], weights: Shaped[np.ndarray, "n"]
 ) -> tuple[float, float, float]:
-    x, y, z = np.average(geometry.to_patient(indices), axis=0, weights=weights).tolist()
+    """Weighted mean (LPS, mm) of voxel indices; NaN if there is no weight."""
+    total = weights.sum()
+    x, y, z = (weights @ geometry.to_patient(indices) / total).tolist() if total else [np.nan] * 3
     return x, y, z

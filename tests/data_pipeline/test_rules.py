@@ -84,6 +84,15 @@ def test_rules_go_with_the_account(rule):
     assert account.used == 1 and account.rejected == ((1, "lies outside the image"),)
 
 
+def test_a_contour_without_area_has_pixels_by_the_older_rules_only():
+    geometry = plain_geometry(height=20, width=20)
+    line = drawn(geometry, 1, [(3, 2), (3, 9), (3, 5)])
+    _, account = mask_from_contours([line], geometry, rule="rt_utils")
+    assert account.mask_voxels == 8 and account.polygon_volume_mm3 == 0
+    np.testing.assert_allclose(account.mask_centroid_mm, (5.5, 3, 1))
+    assert np.isnan(account.polygon_centroid_mm).all()
+
+
 # Voxels by rt-utils 1.2.7 (`create_series_mask_from_contour_sequence`) and dcmrtstruct2nii 5 (`DcmPatientCoords2Mask`),
 # run on LUNG1-001's own files; their masks were equal to ours in every voxel.
 @pytest.mark.parametrize(
