@@ -49,8 +49,12 @@ class ModelConfig:
 
     name: str = "keras"
     """What the network is called in tables and checkpoints."""
+    architecture: Literal["unet", "lungnet"] = "unet"
+    """Encoder, bottleneck and decoder, or a stack of dilated convolutions at full resolution."""
     widths: tuple[int, ...] = (32, 64, 128)
-    """Features of the encoder's levels, finest first; the decoder mirrors them."""
+    """Features of the encoder's levels, finest first, which the decoder mirrors; or of the dilated layers."""
+    kernel_depth: int = 3
+    """Slices that a 3x3 kernel spans; 1 makes a 2-D network, run on each slice by itself."""
     dense: bool = True
     """A block's input also goes to its second convolution (the pseudo-dense block)."""
     block_output: Literal["concatenate", "last"] = "concatenate"
@@ -68,22 +72,28 @@ class ModelConfig:
     """A learned transposed convolution, or repetition."""
     decoder: Literal["upsample-first", "block-first"] = "upsample-first"
     """A decoder level upsamples, joins the skip and then runs its block, or runs its block before both."""
-    bottleneck: Literal["convlstm", "none"] = "convlstm"
-    """What stands between encoder and decoder."""
+    bottleneck: Literal["convlstm", "bidirectional", "convgru", "block", "none"] = "convlstm"
+    """What stands between encoder and decoder: ConvLSTM layers (in one direction or both), ConvGRU layers, a block."""
     recurrent_layers: int = 3
     """Recurrent layers in the bottleneck."""
     recurrent_width: int = 256
-    """Features of each recurrent layer."""
+    """Features of each recurrent layer (in each direction), or of the bottleneck's block."""
     recurrent_norm: bool = True
     """Every recurrent layer is followed by a normalisation."""
     gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
     """Recurrent gate activation: Keras 2's clip(0.2x + 0.5, 0, 1), as the authors trained, or Keras 3's."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation after every convolution."""
+    norm_groups: int = 8
+    """Groups of channels in group normalisation."""
     norm_momentum: float = 0.99
     """How much of the running statistics stays in a step of batch normalisation."""
     norm_epsilon: float = 1e-3
     """Added to the variance."""
+    dilations: tuple[int, ...] = ()
+    """Dilation in plane of each layer of a `lungnet`."""
+    fusion_widths: tuple[int, ...] = ()
+    """Features of the 3x3x3 convolutions that join a `lungnet`'s slices; none in a 2-D network."""
     patch_depth: int = 8
     """Slices in a training patch and in a window of prediction. The network itself takes any depth."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,7 +103,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         # JSON brings tuples back as lists, which could not be hashed.
-        object.__setattr__(self, "widths", tuple(self.widths))
+        for name in ("widths", "dilations", "fusion_widths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 DEMO_RECIPE = TrainConfig(epochs=6, learning_rate=3e-3, steps_per_epoch=50, plateau_patience=1, validation="patches")

@@ -1,8 +1,14 @@
-"""Convolutional LSTM over the depth axis (Shi et al. 2015; the paper's recurrent block), as in Keras' `ConvLSTM2D`.
+"""Convolutional recurrent layers over the depth axis: LSTM (the paper's recurrent block), GRU, and both directions.
 
-One step, with `*` a 3x3 convolution and gates split in the order i, f, c, o:
+The LSTM (Shi et al. 2015) is Keras' `ConvLSTM2D`. One step, with `*` a 3x3 convolution, gates in the order i, f, c, o:
 
     i, f, o = gate_fn(W * x + U * h + b)        c' = f c + i tanh(W_c * x + U_c * h + b_c)        h' = o tanh(c')
+
+The GRU (Cho et al. 2014, convolutional in Ballas et al. 2016), gates in the order z, r, candidate:
+
+    z, r = gate_fn(W * x + U * h + b)           h' = z h + (1 - z) tanh(W_c * x + U_c * (r h) + b_c)
+
+Weights with an x in their term need no state: that convolution stands outside the scan, as one over all slices.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +43,17 @@ def recurrent_kernel_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.f
     return nn.initializers.orthogonal()(key, tuple(shape), dtype)
 
 
-def scan_over_depth(cell: type[nn.Module], depth: int, reverse: bool = False) -> Callable[..., nn.Module]:
-    """Lifts a recurrent cell to run along axis 1, its parameters shared by all steps.
+def default_unroll(depth: int) -> int:
+    """Steps in one iteration of the compiled loop over depth: all of them on CPU, where the loop then vanishes.
 
-    On CPU the loop is unrolled: inside a rolled one XLA runs the convolutions' gradients in a generic loop, 30 times
-    slower (depth 8: 4.5 s against 0.13 s). Elsewhere it stays rolled, which compiles sooner.
+    Inside a loop XLA on CPU runs the convolutions' gradients naively, 30 times slower (depth 8: 4.5 s against 0.13 s).
+    Elsewhere the loop stays, which compiles sooner.
     """
-    unroll = depth if jax.default_backend() == "cpu" else 1
+    return depth if jax.default_backend() == "cpu" else 1
+
+
+def _scan_over_depth(cell: type[nn.Module], depth: int, reverse: bool) -> Callable[..., nn.Module]:
+    """Lifts a recurrent cell to run along axis 1, its parameters shared by all steps."""
     return nn.scan(
         cell,
         variable_broadcast="params",
@@ -51,8 +61,17 @@ def scan_over_depth(cell: type[nn.Module], depth: int, reverse: bool = False) ->
         in_axes=1,
         out_axes=1,
         reverse=reverse,
-        unroll=unroll,
+        unroll=default_unroll(depth),
     )
+
+
+def _input_gates(module: "ConvLSTM | ConvGRU", x: Array, gates: int, bias_init: Callable[..., Array]) -> Array:
+    """The input's share of all gates at all steps: (batch, depth, height, width, gates * features)."""
+    kernel = module.param("kernel", kernel_init, (*module.kernel_size, x.shape[-1], gates * module.features))
+    bias = module.param("bias", bias_init, (gates * module.features,))
+    slices = x.astype(module.dtype).reshape(-1, *x.shape[2:])
+    y = add_bias(convolve_2d(slices, kernel.astype(module.dtype)), bias.astype(module.dtype))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 class ConvLSTMCell(nn.Module):
@@ -83,7 +102,7 @@ class ConvLSTMCell(nn.Module):
 class ConvLSTM(nn.Module):
     """Keras' `ConvLSTM2D(features, kernel_size, padding="same", return_sequences=True)` along depth.
 
-    The input-to-gates convolution stands outside the scan, as one convolution over all slices.
+    `reverse` runs from the last slice to the first; the output's slices stay in the input's order.
     """
 
     features: int
@@ -96,13 +115,70 @@ class ConvLSTM(nn.Module):
     def __call__(
         self, x: Float[Array, "batch depth height width channels"]
     ) -> Float[Array, "batch depth height width features"]:
-        batch, depth, height, width, channels = x.shape
-        kernel = self.param("kernel", kernel_init, (*self.kernel_size, channels, 4 * self.features))
-        bias = self.param("bias", unit_forget_bias, (4 * self.features,))
-        slices = x.astype(self.dtype).reshape(batch * depth, height, width, channels)
-        gates = add_bias(convolve_2d(slices, kernel.astype(self.dtype)), bias.astype(self.dtype))
-        gates = gates.reshape(batch, depth, height, width, -1)
-        zeros = jnp.zeros((batch, height, width, self.features), self.dtype)
-        cell = scan_over_depth(ConvLSTMCell, depth, self.reverse)
+        gates = _input_gates(self, x, 4, unit_forget_bias)
+        zeros = jnp.zeros((*gates[:, 0].shape[:3], self.features), self.dtype)
+        cell = _scan_over_depth(ConvLSTMCell, x.shape[1], self.reverse)
         _, y = cell(self.features, self.kernel_size, self.gate_fn, self.dtype, name="cell")((zeros, zeros), gates)
         return y
+
+
+class ConvGRUCell(nn.Module):
+    """The state's half of one step of a `ConvGRU`."""
+
+    features: int
+    kernel_size: Sequence[int] = (3, 3)
+    gate_fn: GateFn = hard_sigmoid
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "batch height width features"], input_gates: Float[Array, "batch height width gates"]
+    ) -> tuple[Float[Array, "batch height width features"], Float[Array, "batch height width features"]]:
+        """One step from h to h'; returns (h', h')."""
+        n = self.features
+        kernel = self.param("recurrent_kernel", recurrent_kernel_init, (*self.kernel_size, n, 2 * n))
+        candidate_kernel = self.param("candidate_kernel", recurrent_kernel_init, (*self.kernel_size, n, n))
+        x_gates, x_candidate = jnp.split(input_gates, [2 * n], axis=-1)
+        z, r = jnp.split(self.gate_fn(x_gates + convolve_2d(h, kernel.astype(self.dtype))), 2, axis=-1)
+        candidate = jnp.tanh(x_candidate + convolve_2d(r * h, candidate_kernel.astype(self.dtype)))
+        h = z * h + (1 - z) * candidate
+        return h, h
+
+
+class ConvGRU(nn.Module):
+    """Convolutional GRU along depth; fields as `ConvLSTM`."""
+
+    features: int
+    kernel_size: Sequence[int] = (3, 3)
+    gate_fn: GateFn = hard_sigmoid
+    reverse: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch depth height width channels"]
+    ) -> Float[Array, "batch depth height width features"]:
+        gates = _input_gates(self, x, 3, nn.initializers.zeros_init())
+        zeros = jnp.zeros((*gates[:, 0].shape[:3], self.features), self.dtype)
+        cell = _scan_over_depth(ConvGRUCell, x.shape[1], self.reverse)
+        _, y = cell(self.features, self.kernel_size, self.gate_fn, self.dtype, name="cell")(zeros, gates)
+        return y
+
+
+class Bidirectional(nn.Module):
+    """Two recurrent layers, one in each direction along depth, their outputs joined: twice `features` channels.
+
+    `layer` makes one of them, as `layer(features, dtype=, reverse=, name=)`.
+    """
+
+    layer: Callable[..., nn.Module]
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch depth height width channels"]
+    ) -> Float[Array, "batch depth height width both"]:
+        forward = self.layer(self.features, dtype=self.dtype, name="forward")
+        backward = self.layer(self.features, dtype=self.dtype, reverse=True, name="backward")
+        return jnp.concatenate([forward(x), backward(x)], axis=-1)

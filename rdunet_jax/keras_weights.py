@@ -83,7 +83,7 @@ def network_layers(config: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
     for level in levels:
         block(f"encoder_{level}")
     for layer in range(1, config.recurrent_layers + 1):
-        layers.append(("conv_lstm2d", ("bottleneck", f"convlstm_{layer}")))
+        layers.append(("conv_lstm2d", ("bottleneck", f"recurrent_{layer}")))
         if config.recurrent_norm:
             layers.append(("batch_normalization", ("bottleneck", f"norm_{layer}")))
     for level in reversed(levels):

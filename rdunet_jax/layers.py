@@ -1,6 +1,7 @@
-"""What the networks are put together from: the pseudo-dense block, pooling, upsampling and the recurrent block."""
+"""What the networks are put together from: pseudo-dense block, dropout, pooling, upsampling, recurrent block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,10 +9,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rdunet_jax.convlstm import ConvLSTM, GateFn, hard_sigmoid
+from rdunet_jax.config import ModelConfig
 from rdunet_jax.convolution import ConvWeights, Dtype, add_bias, bias_init, convolve, kernel_init
 
 ModuleDef = Callable[..., nn.Module]
+
+
+def make_norm(c: ModelConfig, train: bool) -> ModuleDef:
+    """Makes the config's normalisation; call it with a name. In training, batch normalisation uses the batch."""
+    dtype = jnp.dtype(c.dtype)
+    if c.norm == "group":
+        return partial(nn.GroupNorm, num_groups=c.norm_groups, epsilon=c.norm_epsilon, dtype=dtype)
+    return partial(
+        nn.BatchNorm, use_running_average=not train, momentum=c.norm_momentum, epsilon=c.norm_epsilon, dtype=dtype
+    )
 
 
 class PseudoDenseBlock(nn.Module):
@@ -27,6 +38,7 @@ class PseudoDenseBlock(nn.Module):
         norm: makes a normalisation layer; called with a name.
         dropout: makes a dropout layer, applied after each rectifier; None for no dropout.
         dense: False leaves x out of the second convolution: a plain U-Net block.
+        kernel_size: of both convolutions; a depth of 1 keeps slices apart.
         dtype: what it computes in.
     """
 
@@ -34,6 +46,7 @@ class PseudoDenseBlock(nn.Module):
     norm: ModuleDef
     dropout: ModuleDef | None = None
     dense: bool = True
+    kernel_size: Sequence[int] = (3, 3, 3)
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -41,8 +54,8 @@ class PseudoDenseBlock(nn.Module):
         self, x: Float[Array, "batch depth height width channels"]
     ) -> Float[Array, "batch depth height width features"]:
         channels = x.shape[-1]
-        kernel_1, bias_1 = ConvWeights(self.features, dtype=self.dtype, name="conv_1")(channels)
-        weights_2 = ConvWeights(self.features, dtype=self.dtype, name="conv_2")
+        kernel_1, bias_1 = ConvWeights(self.features, self.kernel_size, self.dtype, name="conv_1")(channels)
+        weights_2 = ConvWeights(self.features, self.kernel_size, self.dtype, name="conv_2")
         if self.dense:
             kernel_2, bias_2 = weights_2(channels + self.features)
             kernel_2x, kernel_2a = jnp.split(kernel_2, [channels], axis=-2)
@@ -146,21 +159,30 @@ class NearestUpsample(nn.Module):
 
 
 class RecurrentBlock(nn.Module):
-    """A stack of ConvLSTM layers over the depth axis (paper, section 2), each followed by a normalisation if asked."""
+    """A stack of recurrent layers over the depth axis (paper, section 2), each followed by a normalisation if asked.
+
+    Attributes:
+        features: channels of each layer.
+        layer: makes a recurrent layer; called as `layer(features, dtype=, name=)`.
+        norm: makes a normalisation layer; called with a name.
+        layers: how many.
+        normalized: False leaves the normalisations out.
+        dtype: what it computes in.
+    """
 
     features: int
+    layer: ModuleDef
     norm: ModuleDef
     layers: int = 3
     normalized: bool = True
-    gate_fn: GateFn = hard_sigmoid
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch depth height width channels"]
     ) -> Float[Array, "batch depth height width features"]:
-        for layer in range(1, self.layers + 1):
-            x = ConvLSTM(self.features, gate_fn=self.gate_fn, dtype=self.dtype, name=f"convlstm_{layer}")(x)
+        for index in range(1, self.layers + 1):
+            x = self.layer(self.features, dtype=self.dtype, name=f"recurrent_{index}")(x)
             if self.normalized:
-                x = self.norm(name=f"norm_{layer}")(x)
+                x = self.norm(name=f"norm_{index}")(x)
         return x

@@ -1,6 +1,18 @@
-"""The networks by name: Recurrent 3D-DenseUNet as the paper's Table 1 draws it and as the public Keras code builds it.
+"""The networks by name: Recurrent 3D-DenseUNet as the paper's Table 1 draws it and as the public Keras code builds it,
+and what Tables 3 and 4 compare it with.
 
-patch → [block, pool] per level → recurrent block → [upsample, join the skip, block] per level → 1x1x1 → logits
+    patch → [block, pool] per level → bottleneck → [upsample, join the skip, block] per level → 1x1x1 → logits
+
+| Table 1 (`paper`) | height x width x depth x channels |
+|---|---|
+| encoder_1, pool_1 | 256x256x8x32 → 128x128x8x32 |
+| encoder_2, pool_2 | 128x128x8x64 → 64x64x8x64 |
+| encoder_3, pool_3 | 64x64x8x128 → 32x32x8x128 |
+| bottleneck: three ConvLSTM | 32x32x8x256 |
+| decoder_3, upsample_3 | 32x32x8x128 → 64x64x8x128, joined by encoder_3 |
+| decoder_2, upsample_2 | 64x64x8x64 → 128x128x8x64, joined by encoder_2 |
+| decoder_1, upsample_1 | 128x128x8x32 → 256x256x8x32, joined by encoder_1 |
+| logits | 256x256x8x1 |
 """
 
 import dataclasses
@@ -10,8 +22,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rdunet_jax.baselines import LungNet
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.convlstm import hard_sigmoid
+from rdunet_jax.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
 from rdunet_jax.convolution import Conv3D
 from rdunet_jax.layers import (
     ChannelDropout,
@@ -21,23 +34,77 @@ from rdunet_jax.layers import (
     PseudoDenseBlock,
     RecurrentBlock,
     TransposedUpsample,
+    make_norm,
 )
+
+# The public Keras code's network; every field's default is its value.
+KERAS = ModelConfig("keras")
+
+# Table 1. Beyond its rows, read from the text: skips join "at decoder block output", which is after the upsampling,
+# where the sizes agree, and so before the 1x1x1 convolution too; the recurrent layers have no normalisation.
+PAPER = ModelConfig(
+    "paper",
+    block_output="last",
+    dropout_after="convolution",
+    upsampling="nearest",
+    decoder="block-first",
+    recurrent_norm=False,
+)
+
+# Table 4's rows, which the paper names without drawing them. Read as the paper's network with parts exchanged: the 3-D
+# U-Net has plain blocks, one of 256 features at the bottom, and pools all three axes (Cicek et al. 2016); then blocks
+# become pseudo-dense; then one ConvLSTM layer replaces the bottom block, with pooling in plane only, as pooling 8
+# slices three times would leave it one to recur over. `paper` itself stacks three such layers.
+UNET_3D = dataclasses.replace(PAPER, name="3d-unet", dense=False, bottleneck="block", pooling="spatio-temporal")
+DENSE_UNET_3D = dataclasses.replace(UNET_3D, name="3d-denseunet", dense=True)
+RECURRENT_UNET_3D = dataclasses.replace(PAPER, name="3d-denseunet-recurrent", recurrent_layers=1)
+
+# Table 3's 2-D U-Net: Ronneberger et al. 2015, with their four poolings and widths, and batch normalisation and `same`
+# padding as in all networks here.
+UNET_2D = ModelConfig(
+    "2d-unet",
+    widths=(64, 128, 256, 512),
+    kernel_depth=1,
+    dense=False,
+    block_output="last",
+    dropout=0.0,
+    bottleneck="block",
+    recurrent_width=1024,
+)
+
+# Table 3's dilated networks: see `LungNet`.
+LUNGNET_2D = ModelConfig(
+    "2d-lungnet",
+    architecture="lungnet",
+    widths=(32,) * 10,
+    dilations=(1, 1, 2, 3, 5, 8, 13, 21, 34, 55),
+    kernel_depth=1,
+    dropout=0.5,
+)
+LUNGNET_3D = dataclasses.replace(
+    LUNGNET_2D,
+    name="3d-lungnet",
+    widths=(32, 32, 64, 64, 64, 96, 96, 128, 128, 128),
+    fusion_widths=(64, 32),
+    dropout=0.25,
+)
+
+# The Keras form, narrow, for the demo and for tests; a short run needs running statistics that follow sooner.
+TINY = ModelConfig("tiny", widths=(8, 16, 32), recurrent_width=32, recurrent_layers=1, norm_momentum=0.9)
 
 MODELS: dict[str, ModelConfig] = {
     config.name: config
-    for config in [
-        ModelConfig("keras"),
-        ModelConfig(
-            "paper",
-            block_output="last",
-            dropout_after="convolution",
-            upsampling="nearest",
-            decoder="block-first",
-            recurrent_norm=False,
-        ),
-        # The Keras form, narrow, for the demo and for tests; a short run needs running statistics that follow sooner.
-        ModelConfig("tiny", widths=(8, 16, 32), recurrent_width=32, recurrent_layers=1, norm_momentum=0.9),
-    ]
+    for config in (
+        KERAS,
+        PAPER,
+        UNET_3D,
+        DENSE_UNET_3D,
+        RECURRENT_UNET_3D,
+        UNET_2D,
+        LUNGNET_2D,
+        LUNGNET_3D,
+        TINY,
+    )
 }
 
 
@@ -46,10 +113,11 @@ class RecurrentDenseUNet3D(nn.Module):
 
     Attributes:
         config: which variant.
-        block: makes a level's block, as `block(features=, norm=, dropout=, dense=, dtype=, name=)`, which maps
+        block: makes a level's block, as `block(features=, norm=, dropout=, dtype=, name=)`, which maps
             (batch, depth, height, width, channels) to the same with `features` channels; None for the config's.
         bottleneck: makes what stands between encoder and decoder, as `bottleneck(features=, norm=, dtype=, name=)`,
             which maps (batch, depth, height, width, channels) to any number of channels; None for the config's.
+            `norm(name=)` makes a normalisation, `dropout()` a channel dropout or is None.
     """
 
     config: ModelConfig
@@ -74,10 +142,11 @@ class RecurrentDenseUNet3D(nn.Module):
             raise ValueError(f"height and width must be divisible by {factor}, and are {x.shape[2]} and {x.shape[3]}")
         dtype = jnp.dtype(c.dtype)
         temporal = c.pooling == "spatio-temporal"
-        norm = _norm(c, train)
+        norm = make_norm(c, train)
         dropout = partial(ChannelDropout, c.dropout, deterministic=not train)
-        block = partial(self.block or PseudoDenseBlock, norm=norm, dense=c.dense, dtype=dtype)
         encoder_dropout = dropout if c.dropout_after == "convolution" else None
+        block = partial(self.block or _block(c), norm=norm, dtype=dtype)
+        bottleneck = self.bottleneck or _bottleneck(c)
 
         x = x.astype(dtype)
         skips = []
@@ -89,43 +158,43 @@ class RecurrentDenseUNet3D(nn.Module):
             if c.dropout_after == "pooling":
                 x = dropout(name=f"dropout_{level}")(x)
 
-        bottleneck = self.bottleneck or _bottleneck(c)
         if bottleneck is not None:
             x = bottleneck(features=c.recurrent_width, norm=norm, dtype=dtype, name="bottleneck")(x)
+        elif c.bottleneck == "block":
+            x = block(features=c.recurrent_width, dropout=None, name="bottleneck")(x)
 
         for level, width in reversed(list(enumerate(c.widths, 1))):
             decode = block(features=width, dropout=None, name=f"decoder_{level}")
             if c.decoder == "block-first":
                 x = _output(c, x, decode(x))
-            x = _upsample(c, width, dtype, name=f"upsample_{level}")(x)
+            x = _upsample(c, width, name=f"upsample_{level}")(x)
             skip = skips.pop()
-            x = jnp.concatenate([x[:, : skip.shape[1]], skip], axis=-1)  # an odd depth was rounded up in pooling
+            x = jnp.concatenate([x[:, : skip.shape[1]], skip], axis=-1)  # pooling rounds an odd depth up
             if c.decoder == "upsample-first":
                 x = _output(c, x, decode(x))
         return Conv3D(1, (1, 1, 1), dtype=dtype, name="logits")(x).astype(jnp.float32)
 
 
-def _norm(c: ModelConfig, train: bool) -> ModuleDef:
-    dtype = jnp.dtype(c.dtype)
-    if c.norm == "group":
-        return partial(nn.GroupNorm, num_groups=8, epsilon=c.norm_epsilon, dtype=dtype)
-    return partial(
-        nn.BatchNorm, use_running_average=not train, momentum=c.norm_momentum, epsilon=c.norm_epsilon, dtype=dtype
-    )
+def _block(c: ModelConfig) -> ModuleDef:
+    block = nn.remat(PseudoDenseBlock) if c.remat else PseudoDenseBlock
+    return partial(block, dense=c.dense, kernel_size=(c.kernel_depth, 3, 3))
 
 
 def _bottleneck(c: ModelConfig) -> ModuleDef | None:
-    if c.bottleneck == "none":
+    if c.bottleneck in ("block", "none"):
         return None
     gate_fn = {"hard_sigmoid": hard_sigmoid, "sigmoid": nn.sigmoid}[c.gate]
-    return partial(RecurrentBlock, layers=c.recurrent_layers, normalized=c.recurrent_norm, gate_fn=gate_fn)
+    layer = partial(ConvGRU if c.bottleneck == "convgru" else ConvLSTM, gate_fn=gate_fn)
+    if c.bottleneck == "bidirectional":
+        layer = partial(Bidirectional, layer)
+    return partial(RecurrentBlock, layer=layer, layers=c.recurrent_layers, normalized=c.recurrent_norm)
 
 
-def _upsample(c: ModelConfig, width: int, dtype: jnp.dtype, name: str) -> nn.Module:
+def _upsample(c: ModelConfig, width: int, name: str) -> nn.Module:
     temporal = c.pooling == "spatio-temporal"
     if c.upsampling == "nearest":
         return NearestUpsample(temporal, name=name)
-    return TransposedUpsample(width, temporal, dtype, name=name)
+    return TransposedUpsample(width, temporal, c.dtype, name=name)
 
 
 def _output(c: ModelConfig, x: Array, last: Array) -> Array:
@@ -151,7 +220,14 @@ def create_model(
     """The network of a config or of a name, with a block or a bottleneck of one's own if given.
 
     `model.init(key, x)` and `model.apply(variables, x, train=...)` as for any Flax module: see `RecurrentDenseUNet3D`.
+
+    Raises:
+        ValueError: there is no network of that name, or it has no block or bottleneck to exchange.
     """
     if isinstance(config, str):
         config = model_config(config)
-    return RecurrentDenseUNet3D(config, block, bottleneck)
+    if config.architecture == "unet":
+        return RecurrentDenseUNet3D(config, block, bottleneck)
+    if block is not None or bottleneck is not None:
+        raise ValueError(f"network {config.name} has no block and no bottleneck to exchange")
+    return LungNet(config)

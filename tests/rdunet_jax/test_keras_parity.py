@@ -1,0 +1,181 @@
+"""The `keras` network against the Keras baseline with the same weights, all of them random."""
+
+from contextlib import contextmanager
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+import pytest
+
+from experiments.keras_baseline.network import recurrent_dense_unet
+from rdunet_jax.keras_files import KerasLayer
+from rdunet_jax.keras_weights import from_keras, to_keras
+from rdunet_jax.losses import binary_cross_entropy
+from rdunet_jax.models import create_model, model_config
+
+SMALL = {"widths": (2, 3), "recurrent_width": 4, "recurrent_layers": 2}
+
+
+@contextmanager
+def keras_rules():
+    """JAX's lenient promotion, which Keras counts on."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def build(*args, **kwargs) -> keras.Model:
+    """The baseline with zeros for weights: they are overwritten, and every random draw would be compiled for itself."""
+
+    def zeros(self, shape, dtype=None):
+        return np.zeros(shape, np.float32)
+
+    with (
+        mock.patch.object(keras.initializers.GlorotUniform, "__call__", zeros),
+        mock.patch.object(keras.initializers.Orthogonal, "__call__", zeros),
+    ):
+        return recurrent_dense_unet(*args, **kwargs)
+
+
+def run(function, *args):
+    """Compiled without optimisation: at this size compiling is all the time."""
+    return jax.jit(function).lower(*args).compile({"xla_backend_optimization_level": 0})(*args)
+
+
+def random_weights(model: keras.Model, seed: int = 0) -> list[np.ndarray]:
+    """Weights of a trained network's size: activations neither vanish nor saturate, and no statistic is a default."""
+    rng = np.random.default_rng(seed)
+    weights = []
+    for variable in model.weights:
+        shape, name = variable.shape, variable.path.rsplit("/", 1)[-1]
+        if name in ("gamma", "moving_variance"):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif name in ("kernel", "recurrent_kernel"):
+            value = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        else:
+            value = rng.normal(0, 0.3, shape)
+        weights.append(value.astype(np.float32))
+    return weights
+
+
+def flax_variables(weights: list[np.ndarray], config):
+    """The list as Flax variables: each layer of the network takes as many as it has."""
+    empty = to_keras(jax.tree.map(np.zeros_like, _shapes(config)), config)
+    iterator = iter(weights)
+    layers = [KerasLayer(layer.name, layer.kind, tuple(next(iterator) for _ in layer.weights)) for layer in empty]
+    assert next(iterator, None) is None
+    return from_keras(layers, config)
+
+
+def _shapes(config):
+    x = jnp.zeros((1, 8, 16, 16, 1))
+    shapes = jax.eval_shape(create_model(config).init, jax.random.key(0), x)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def to_keras_axes(x):
+    return np.asarray(x).transpose(0, 2, 3, 1, 4)
+
+
+def pair(size: int, gate: str, **sizes):
+    config = model_config("keras", gate=gate, dropout=0.0, **sizes)
+    with keras_rules():
+        theirs = build(size, size, 8, gate=gate, dropout=0.0, **sizes)
+        weights = random_weights(theirs)
+        theirs.set_weights(weights)
+    return create_model(config), flax_variables(weights, config), theirs, config
+
+
+def inference_error(size: int, gate: str, **sizes) -> float:
+    ours, variables, theirs, _ = pair(size, gate, **sizes)
+    x = np.random.default_rng(1).uniform(size=(1, 8, size, size, 1)).astype(np.float32)
+    probabilities = jax.nn.sigmoid(run(ours.apply, variables, x) if size < 64 else jax.jit(ours.apply)(variables, x))
+    with keras_rules():
+        expected = theirs.predict(to_keras_axes(x), verbose=0)
+    assert 0.05 < expected.std() < 0.45  # neither constant nor saturated, where any two networks agree
+    return float(np.abs(to_keras_axes(probabilities) - expected).max())
+
+
+def test_same_number_of_parameters_as_published():
+    with keras_rules():
+        assert build().count_params() == 19_100_161
+
+
+@pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])
+def test_probabilities_agree(gate):
+    assert inference_error(16, gate, **SMALL) < 1e-6  # a few units in the last place of numbers below 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])
+def test_probabilities_agree_at_full_size(gate):
+    # Sums of up to 13000 products through 27 layers, in another order than Keras'.
+    assert inference_error(256, gate) < 1e-5
+
+
+def test_training_agrees(optax_promotion):
+    ours, variables, theirs, config = pair(16, "hard_sigmoid", **SMALL)
+    rng = np.random.default_rng(2)
+    x = rng.uniform(size=(2, 8, 16, 16, 1)).astype(np.float32)
+    y = (rng.uniform(size=x.shape) < 0.3).astype(np.float32)
+
+    def loss_of(params):
+        logits, updates = ours.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return binary_cross_entropy(logits, y), updates["batch_stats"]
+
+    (loss, batch_stats), gradients = run(jax.value_and_grad(loss_of, has_aux=True), variables["params"])
+
+    with keras_rules():
+        trainable = [v.value for v in theirs.trainable_variables]
+        statistics = [v.value for v in theirs.non_trainable_variables]
+
+        def keras_loss(trainable):
+            p, statistics_after = theirs.stateless_call(trainable, statistics, to_keras_axes(x), training=True)
+            return keras.losses.BinaryCrossentropy()(to_keras_axes(y), p), statistics_after
+
+        (expected, statistics_after), expected_gradients = run(jax.value_and_grad(keras_loss, has_aux=True), trainable)
+
+        # Optimisers on their way: at rest, a gradient that is zero but for rounding would decide its step's sign.
+        first = [rng.normal(0, 1e-2, v.shape).astype(np.float32) for v in theirs.trainable_variables]
+        second = [rng.uniform(1e-4, 1e-3, v.shape).astype(np.float32) for v in theirs.trainable_variables]
+        optimizer = keras.optimizers.Adam(1e-4, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+        optimizer.build(theirs.trainable_variables)
+        for variable in optimizer.variables:
+            if variable.path.endswith("iteration"):
+                variable.assign(9)
+        for ours_first, ours_second, m, v in zip(
+            first, second, optimizer._momentums, optimizer._velocities, strict=True
+        ):
+            m.assign(ours_first)
+            v.assign(ours_second)
+        stepped, _ = optimizer.stateless_apply([v.value for v in optimizer.variables], expected_gradients, trainable)
+
+    def as_flax(trainable_values, statistics_values=statistics):
+        """Keras' trainable values (and statistics) in model.weights' order, then as Flax variables."""
+        values = {v.path: a for v, a in zip(theirs.trainable_variables, trainable_values, strict=True)}
+        values |= {v.path: a for v, a in zip(theirs.non_trainable_variables, statistics_values, strict=True)}
+        return flax_variables([np.asarray(values[v.path]) for v in theirs.weights], config)
+
+    assert abs(float(loss) - float(expected)) < 1e-6
+
+    for (path, ours_g), theirs_g in zip(
+        jax.tree.leaves_with_path(gradients), jax.tree.leaves(as_flax(expected_gradients)["params"]), strict=True
+    ):
+        # The gradient of a bias ahead of batch normalisation is zero but for rounding: 1e-7 of the largest gradient.
+        scale = max(float(np.abs(theirs_g).max()), 1e-4)
+        assert np.abs(ours_g - theirs_g).max() < 1e-3 * scale, jax.tree_util.keystr(path)
+
+    expected_stats = as_flax(trainable, statistics_after)["batch_stats"]
+    for ours_s, theirs_s in zip(jax.tree.leaves(batch_stats), jax.tree.leaves(expected_stats), strict=True):
+        np.testing.assert_allclose(ours_s, theirs_s, atol=1e-5)
+
+    adam = optax.adam(1e-4, b1=0.9, b2=0.999, eps=1e-8)
+    moments = optax.ScaleByAdamState(
+        count=jnp.array(9, jnp.int32), mu=as_flax(first)["params"], nu=as_flax(second)["params"]
+    )
+    updates, _ = adam.update(gradients, (moments, optax.EmptyState()), variables["params"])
+    after = optax.apply_updates(variables["params"], updates)
+    for ours_p, theirs_p in zip(jax.tree.leaves(after), jax.tree.leaves(as_flax(stepped)["params"]), strict=True):
+        np.testing.assert_allclose(ours_p, theirs_p, atol=1e-6)
