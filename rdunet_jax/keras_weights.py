@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.keras_files import KerasLayer, read_keras_file
 from rdunet_jax.models import create_model
+from rdunet_jax.training import create_state
+from rdunet_jax.workdir import RunConfig
 
 Variables = dict[str, Any]
 
@@ -41,18 +44,18 @@ class _Tensor:
 # The weights of each kind of layer, in Keras' order.
 _KINDS: dict[str, tuple[_Tensor, ...]] = {
     "conv3d": (_Tensor(("params", "kernel"), (2, 0, 1, 3, 4)), _Tensor(("params", "bias"))),
-    "batch_normalization": (
-        _Tensor(("params", "scale")),
-        _Tensor(("params", "bias")),
-        _Tensor(("batch_stats", "mean")),
-        _Tensor(("batch_stats", "var")),
-    ),
     "conv_lstm2d": (
         _Tensor(("params", "kernel")),
         _Tensor(("params", "cell", "recurrent_kernel")),
         _Tensor(("params", "bias")),
     ),
     "conv2d_transpose": (_Tensor(("params", "kernel"), (0, 1, 3, 2)), _Tensor(("params", "bias"))),
+    "batch_normalization": (
+        _Tensor(("params", "scale")),
+        _Tensor(("params", "bias")),
+        _Tensor(("batch_stats", "mean")),
+        _Tensor(("batch_stats", "var")),
+    ),
 }
 
 
@@ -154,6 +157,30 @@ def load_keras_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, Va
         return config, from_keras(file.layers, config)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+
+
+def import_weights(path: Path, workdir: Path, run: RunConfig) -> RunConfig:
+    """Makes `workdir` a run whose one checkpoint holds the weights of a Keras file, for `evaluate` and `segment`.
+
+    Args:
+        run: the settings to use it with; the file's gate activation replaces the config's, if the file names one.
+
+    Returns:
+        The settings as written.
+
+    Raises:
+        RunError: the file cannot be read or does not fit the network, or `workdir` holds a run already.
+    """
+    if (workdir / "config.json").exists():
+        raise RunError(f"{workdir}: already holds a run; give --workdir another folder")
+    config, variables = load_keras_weights(path, run.model)
+    run = replace(run, model=config)
+    state = create_state(create_model(config), run.train, (config.patch_depth, run.image_size, run.image_size))
+    run.save(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(0, state.replace(params=variables["params"], batch_stats=variables["batch_stats"]))
+    checkpoints.close()
+    return run
 
 
 def _advice(layers: Sequence[KerasLayer]) -> str:

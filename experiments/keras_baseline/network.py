@@ -4,10 +4,13 @@ Axes are the original's, (batch, height, width, depth, channels), so that weight
 Keras backend runs it; choose one by the environment variable KERAS_BACKEND before importing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
+from unittest import mock
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 
@@ -15,6 +18,23 @@ from keras import layers, ops
 def keras2_hard_sigmoid(x: Any) -> Any:
     """clip(0.2 x + 0.5, 0, 1), Keras 2's `hard_sigmoid`; Keras 3's of the same name is another function."""
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+@contextmanager
+def zero_initial_weights() -> Iterator[None]:
+    """Networks built inside start with zeros: for those that load weights anyway.
+
+    Keras on JAX compiles a random draw for every shape of kernel, over a minute for the full network on two cores.
+    """
+
+    def zeros(self: Any, shape: Any, dtype: Any = None) -> np.ndarray:
+        return np.zeros(shape, dtype or "float32")
+
+    with (
+        mock.patch.object(keras.initializers.GlorotUniform, "__call__", zeros),
+        mock.patch.object(keras.initializers.Orthogonal, "__call__", zeros),
+    ):
+        yield
 
 
 def recurrent_dense_unet(

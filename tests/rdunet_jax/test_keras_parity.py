@@ -1,7 +1,6 @@
 """The `keras` network against the Keras baseline with the same weights, all of them random."""
 
 from contextlib import contextmanager
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.keras_baseline.network import recurrent_dense_unet
+from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
 from rdunet_jax.keras_files import KerasLayer
 from rdunet_jax.keras_weights import from_keras, to_keras
 from rdunet_jax.losses import binary_cross_entropy
@@ -24,19 +23,6 @@ def keras_rules():
     """JAX's lenient promotion, which Keras counts on."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
-
-
-def build(*args, **kwargs) -> keras.Model:
-    """The baseline with zeros for weights: they are overwritten, and every random draw would be compiled for itself."""
-
-    def zeros(self, shape, dtype=None):
-        return np.zeros(shape, np.float32)
-
-    with (
-        mock.patch.object(keras.initializers.GlorotUniform, "__call__", zeros),
-        mock.patch.object(keras.initializers.Orthogonal, "__call__", zeros),
-    ):
-        return recurrent_dense_unet(*args, **kwargs)
 
 
 def run(function, *args):
@@ -81,8 +67,8 @@ def to_keras_axes(x):
 
 def pair(size: int, gate: str, **sizes):
     config = model_config("keras", gate=gate, dropout=0.0, **sizes)
-    with keras_rules():
-        theirs = build(size, size, 8, gate=gate, dropout=0.0, **sizes)
+    with keras_rules(), zero_initial_weights():
+        theirs = recurrent_dense_unet(size, size, 8, gate=gate, dropout=0.0, **sizes)
         weights = random_weights(theirs)
         theirs.set_weights(weights)
     return create_model(config), flax_variables(weights, config), theirs, config
@@ -99,8 +85,8 @@ def inference_error(size: int, gate: str, **sizes) -> float:
 
 
 def test_same_number_of_parameters_as_published():
-    with keras_rules():
-        assert build().count_params() == 19_100_161
+    with keras_rules(), zero_initial_weights():
+        assert recurrent_dense_unet().count_params() == 19_100_161
 
 
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])

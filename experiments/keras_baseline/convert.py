@@ -1,0 +1,43 @@
+"""A trained network of ours as a whole Keras 3 model.
+
+    KERAS_BACKEND=jax python -m experiments.keras_baseline.convert --workdir runs/keras --output network.keras
+
+Weights alone need no Keras: `rdunet_jax.keras_files.write_keras_file`.
+"""
+
+from pathlib import Path
+
+import tyro
+
+from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
+from rdunet_jax.keras_weights import to_keras
+from rdunet_jax.workdir import load_trained
+
+
+def convert(workdir: Path, output: Path) -> None:
+    """Write the network of a run as a Keras model.
+
+    Args:
+        workdir: Folder of a run of the `keras` network, of any widths.
+        output: File to write, ending in .keras.
+    """
+    trained = load_trained(workdir)
+    config, size = trained.config.model, trained.config.image_size
+    with zero_initial_weights():
+        model = recurrent_dense_unet(
+            size,
+            size,
+            config.patch_depth,
+            widths=config.widths,
+            recurrent_width=config.recurrent_width,
+            recurrent_layers=config.recurrent_layers,
+            gate=config.gate,
+            dropout=config.dropout,
+        )
+    model.set_weights([weight for layer in to_keras(trained.variables, config) for weight in layer.weights])
+    model.save(output)
+    print(f"{output}: the network of {workdir} at step {trained.step}")
+
+
+if __name__ == "__main__":
+    tyro.cli(convert)
