@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,9 @@ DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"
 
 FORMAT = "rdunet DICOM index 1"
 CHUNK = 200  # files; keeps the traffic between processes small, and the progress bar moving
+
+Stamp = tuple[int, int]
+"""Size in bytes and modification time in ns: a file whose stamp is unchanged is taken as unchanged."""
 
 _TAGS = (
     "SOPClassUID",
@@ -80,7 +84,8 @@ def read_headers(
         workers: processes that read. With more than 1 the calling script needs its `if __name__ == "__main__"`.
         progress: shows a bar in it.
     """
-    stamps = {path: _stamp(path) for path in sorted(_walk(source))}
+    unreadable: list[Path] = []
+    stamps = {Path(path): stamp for path, stamp in sorted(_walk(source, unreadable))}
     key, known = _load(index)
     names = {path: _digest(key, os.path.abspath(path)) for path in stamps}
     headers = {
@@ -98,18 +103,20 @@ def read_headers(
     finally:
         if index is not None and new:
             _save(index, key, {names[path]: (stamps[path], header) for path, header in headers.items()})
-    return {path: headers[path] for path in stamps}
+    lost = {path: Header("damaged", fault="a folder that cannot be read") for path in unreadable}
+    return {path: headers[path] for path in stamps} | lost
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    """Regular files below `source` (a FIFO or a device would block)."""
-    for folder, _, names in os.walk(source):
-        yield from (path for path in (Path(folder, name) for name in names) if path.is_file())
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _walk(source: Path, unreadable: list[Path]) -> Iterator[tuple[str, Stamp]]:
+    """Regular files below `source` (a FIFO or a device would block); folders that cannot be read go to the list."""
+    for folder, _, names in os.walk(source, onerror=lambda error: unreadable.append(Path(error.filename))):
+        for path in (os.path.join(folder, name) for name in names):
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # a dangling link, or gone by now
+            if stat.S_ISREG(status.st_mode):
+                yield path, (status.st_size, status.st_mtime_ns)
 
 
 def _read_all(paths: list[Path], key: bytes, workers: int) -> Iterator[tuple[list[Path], list[Header]]]:
@@ -223,7 +230,7 @@ def _digest(key: bytes, text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), key=key, digest_size=12).hexdigest()
 
 
-def _load(index: Path | None) -> tuple[bytes, dict[str, tuple[tuple[int, int], Header]]]:
+def _load(index: Path | None) -> tuple[bytes, dict[str, tuple[Stamp, Header]]]:
     """Key and remembered headers of an index file; a new key and nothing, if it cannot be used."""
     try:
         if index is not None:
@@ -245,7 +252,7 @@ def _from_json(fields: dict[str, Any]) -> Header:
     return Header(**values)
 
 
-def _save(index: Path, key: bytes, known: dict[str, tuple[tuple[int, int], Header]]) -> None:
+def _save(index: Path, key: bytes, known: dict[str, tuple[Stamp, Header]]) -> None:
     files = {
         name: (*stamp, {field: value for field, value in asdict(header).items() if value})
         for name, (stamp, header) in known.items()

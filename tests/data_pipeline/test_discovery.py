@@ -61,6 +61,22 @@ def test_what_is_not_ours_is_counted_or_named(tmp_path):
     }
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "locked", patient=2)
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    found = discover(tmp_path)
+    assert len(found.patients) == 1
+    assert [(one.what.name, one.reason) for one in found.rejected] == [("locked", "a folder that cannot be read")]
+
+
 def test_rtstruct_without_preamble_is_recognised(tmp_path):
     write_series(tmp_path)
     shutil.copy(str(get_testdata_file("rtstruct.dcm")), tmp_path / "rtstruct.dcm")
