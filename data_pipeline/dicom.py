@@ -64,7 +64,8 @@ def read_volume(series: Series) -> CTVolume:
     Kept, with a note: missing or unevenly spaced slices, slices shifted in plane or sheared by a gantry tilt. Nothing
     is resampled: `geometry` has the true place of each slice.
     Refused: slices that differ in matrix, pixel spacing or frame of reference, different images at one place, several
-    acquisitions of similar size, images without position or rescale, undecodable pixels, fewer than two slices.
+    acquisitions of similar size, images without position or rescale, undecodable pixels, fewer than two slices, more
+    slices missing than there are.
 
     How values become HU, and what becomes of padding: see `decode_hounsfield`.
 
@@ -232,6 +233,11 @@ def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
     gaps = np.diff(geometry.distances_mm)
     missing = np.rint(gaps / step) - 1
     if (lost := missing[(missing > 0) & (np.abs(gaps / step - missing - 1) < 0.1)]).size:
+        if lost.sum() > len(slices):
+            raise InputError(
+                f"{_folder(slices)}: {lost.sum():.0f} slices are missing between the {len(slices)} there are; "
+                "add them, or export one CT volume by itself"
+            )
         where = f"{lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere"
         notes.append(f"{lost.sum():.0f} slices are missing ({where})")
     elif gaps.max() - gaps.min() > UNEVEN * step:

@@ -327,6 +327,7 @@ def only_second(**elements):
 
 REFUSED = {
     "one slice": (dict(depth=1), "single slice"),
+    "mostly missing": (dict(positions=stack([0, 1, 2, 90, 91])), "87 slices are missing between the 5 there are"),
     "pixel spacing": (only_second(PixelSpacing=[0.8, 0.75]), "pixel spacing differs"),
     "frame of reference": (only_second(FrameOfReferenceUID=uid(55)), "frame of reference differs"),
     "same UID": (dict(edit=lambda _, image: setattr(image, "SOPInstanceUID", uid(5))), "share a SOPInstanceUID"),
@@ -358,6 +359,19 @@ def test_a_file_that_is_gone_or_not_dicom_is_an_input_error(tmp_path):
     for name, message in (("gone", "FileNotFoundError"), ("text", "not DICOM")):
         with pytest.raises(InputError, match=message):
             read_volume(Series("", "", "", "CT", (tmp_path / name,)))
+
+
+def test_every_file_that_pydicom_ships():
+    """Truncated, mislabelled, without preamble, in every encoding: read or refused, each patient by itself."""
+    found = discover(Path(pydicom.__file__).parent / "data")
+    shapes = []
+    for patient in found.patients:
+        try:
+            shapes.append(read_volume(patient.ct).hounsfield.shape)
+        except InputError as error:
+            assert "\n" not in str(error)
+    assert shapes == [(5, 16, 16)]
+    assert len(found.patients) > 4 and sum(found.ignored.values()) > 100
 
 
 def test_real_patients(real_patients):
