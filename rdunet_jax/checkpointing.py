@@ -15,23 +15,22 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["dice"],  # without it Orbax does not write metrics
                 preservation_policy=AnyPreservationPolicy(
-                    [
-                        LatestN(1),
-                        BestN(
-                            get_metric_fn=lambda metrics: metrics["dice"], n=1, keep_checkpoints_without_metrics=False
-                        ),
-                    ]
+                    [LatestN(1), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
                 ),
                 cleanup_tmp_directories=True,
             ),
         )
 
     def save(self, step: int, state: Any, dice: float | None = None) -> None:
-        """Saves in the background; a step that is there already stays as it is."""
-        if step not in self._manager.all_steps():
-            metrics = None if dice is None else {"dice": dice}
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        """Saves in the background; a step that is there already is only replaced to add its Dice."""
+        if step in self._manager.all_steps():
+            if dice is None or self._manager.metrics(step):
+                return
+            self._manager.delete(step)
+        metrics = None if dice is None else {"dice": dice, "step": step}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
     def restore(self, step: int, like: Any) -> Any:
         """The state saved at `step`, with the structure, shapes and dtypes of `like`."""
@@ -45,11 +44,15 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The step of the best validation Dice, the earliest of equals; None before the first validation."""
-        scored = [(step, self._manager.metrics(step)) for step in sorted(self._manager.all_steps())]
-        dice = {step: metrics["dice"] for step, metrics in scored if metrics}
-        return max(dice, key=lambda step: dice[step]) if dice else None
+        scored = [metrics for step in self._manager.all_steps() if (metrics := self._manager.metrics(step))]
+        return max(scored, key=_rank)["step"] if scored else None
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """The higher the better; of equal Dice the earlier step is the better one, as in Keras."""
+    return metrics["dice"], -metrics["step"]

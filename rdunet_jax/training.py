@@ -60,15 +60,21 @@ def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, 
     Args:
         patch_shape: (depth, height, width).
     """
-    initialise = jax.jit(partial(model.init, train=False))
-    variables = initialise(jax.random.key(config.seed), jnp.zeros((1, *patch_shape, 1), jnp.float32))
-    return TrainState.create(
-        apply_fn=model.apply,
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        tx=optax.adam(config.learning_rate, b1=0.9, b2=0.999, eps=1e-8),
-        plateau=plateau_decay(config).init(variables["params"]),
-    )
+
+    @jax.jit  # op by op, initialising a large network takes minutes
+    def create() -> TrainState:
+        variables = model.init(jax.random.key(config.seed), jnp.zeros((1, *patch_shape, 1), jnp.float32))
+        state = TrainState.create(
+            apply_fn=model.apply,
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            tx=optax.adam(config.learning_rate, b1=0.9, b2=0.999, eps=1e-8),
+            plateau=plateau_decay(config).init(variables["params"]),
+        )
+        # Python numbers are weakly typed, and the step that gets them would compile once more for its own results.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
+
+    return create()
 
 
 def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*shape"]) -> Float[Array, ""]:

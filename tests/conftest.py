@@ -21,3 +21,10 @@ def real_patients() -> Path:
     if not (REAL_PATIENTS / "lung1_001").is_dir():
         pytest.skip(f"the real patients are not at {REAL_PATIENTS}: see the README, 'Real patients'")
     return REAL_PATIENTS
+
+
+@pytest.fixture
+def optax_promotion():
+    """Optax itself mixes integer and float scalars, so what runs its optimizers cannot be strict about dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

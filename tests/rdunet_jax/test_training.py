@@ -1,0 +1,264 @@
+"""The training loop on a tiny network: it learns, repeats, resumes, decays and stops."""
+
+import csv
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rdunet_jax.checkpointing import Checkpoints
+from rdunet_jax.config import TrainConfig
+from rdunet_jax.errors import RunError
+from rdunet_jax.interruption import Stopped, StopRequest
+from rdunet_jax.training import create_state, fit, plateau_decay, train_step
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+CONFIG = TrainConfig(epochs=4, learning_rate=0.01)
+STEPS_PER_EPOCH = 3
+
+
+class Small(nn.Module):
+    """Two convolutions with all that a real network has: batch normalisation and dropout."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        x = nn.Conv(4, (1, 3, 3))(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.Dropout(0.1, broadcast_dims=(1, 2, 3), deterministic=not train)(nn.relu(x))
+        return nn.Conv(1, (1, 3, 3))(x)
+
+
+def identity(x):
+    return x
+
+
+def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batch i depends on i alone: tumour is where it is bright."""
+    while True:
+        image = np.random.default_rng(start).random((2, 8, 8, 8, 1), np.float32)
+        yield {"image": image, "mask": (image > 0.7).astype(np.uint8)}
+        start += 1
+
+
+def state_of(config: TrainConfig = CONFIG):
+    return create_state(Small(), config, (8, 8, 8))
+
+
+def run(workdir: Path, config: TrainConfig = CONFIG, *, feed=batches, validate=None, steps_per_epoch=STEPS_PER_EPOCH):
+    workdir.mkdir(exist_ok=True)
+    return fit(
+        state_of(config),
+        config,
+        normalise=identity,
+        batches=feed,
+        steps_per_epoch=steps_per_epoch,
+        validate=validate,
+        workdir=workdir,
+    )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_equal(one, other) -> None:
+    """Bit by bit, leaf by leaf (two states differ in their static functions)."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=30, learning_rate=0.02))
+    losses = [float(row["loss"]) for row in rows(tmp_path / "history.csv")]
+    assert len(losses) == 30
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_step_is_adam_on_the_mean_binary_cross_entropy() -> None:
+    state, batch, key = state_of(), next(batches(0)), jax.random.key(0)
+    model = Small()
+
+    def loss_of(params):
+        logits, _ = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": jax.random.fold_in(key, 0)},
+            mutable=["batch_stats"],
+        )
+        p, y = jax.nn.sigmoid(logits), batch["mask"].astype(np.float32)
+        return -(y * jnp.log(p) + (1 - y) * jnp.log(1 - p)).mean()
+
+    gradients = jax.jit(jax.grad(loss_of))(state.params)
+    # Adam's first step moves each parameter by the rate against the sign of its gradient, but for eps (1e-8).
+    expected = jax.tree.map(lambda p, g: p - 0.01 * g / (jnp.abs(g) + 1e-8), state.params, gradients)
+    bias = expected["Conv_0"].pop("bias")  # its gradient is zero before a batch normalisation, but for rounding
+    after, metrics = train_step(state, batch, key, identity)
+    params = after.params
+    assert params["Conv_0"].pop("bias").shape == bias.shape
+    # 1e-4 of a step of 0.01: gradients of two differently written losses differ by rounding
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, expected)
+    assert np.isfinite(metrics["loss"])
+    assert int(after.step) == 1
+
+
+def test_two_runs_are_bit_equal(tmp_path: Path) -> None:
+    assert_equal(run(tmp_path / "one"), run(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 7])
+def test_stopped_and_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
+    def feed(start: int) -> Iterator[dict[str, np.ndarray]]:
+        for step, batch in enumerate(batches(start), start + 1):
+            if step == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    def validate(state, on_progress) -> float:
+        return float(jax.tree.reduce(lambda total, leaf: total + jnp.abs(leaf).sum(), state.params, jnp.float32(0)))
+
+    whole = run(tmp_path / "whole", validate=validate)
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", feed=feed, validate=validate)
+    assert Checkpoints(tmp_path / "stopped" / "checkpoints").latest_step == stop_at
+    assert_equal(run(tmp_path / "stopped", validate=validate), whole)
+    for name in ("steps.csv", "history.csv"):
+        one, other = (rows(tmp_path / run / name) for run in ("whole", "stopped"))
+        for timing in ("seconds", "peak_memory_gib"):
+            for row in one + other:
+                row.pop(timing, None)
+        assert one == other
+
+
+def test_a_stop_during_validation_validates_again(tmp_path: Path) -> None:
+    calls = []
+
+    def validate(state, on_progress) -> float:
+        calls.append(int(state.step))
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        on_progress(1, 2)
+        return 0.5
+
+    with pytest.raises(Stopped):
+        run(tmp_path, validate=validate)
+    assert calls == [3, 6]
+    run(tmp_path, validate=validate)
+    assert calls == [3, 6, 6, 9, 12]
+    assert [row["step"] for row in rows(tmp_path / "history.csv")] == ["3", "6", "9", "12"]
+
+
+def test_a_second_ctrl_c_acts_at_once() -> None:
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_best_and_the_latest_checkpoints_are_kept(tmp_path: Path) -> None:
+    dice = iter([0.3, 0.6, 0.5, 0.6])
+    run(tmp_path, validate=lambda state, on_progress: next(dice))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert (checkpoints.best_step, checkpoints.latest_step) == (6, 12)  # of equals the first
+    best = checkpoints.restore(6, like=state_of())
+    assert int(best.step) == 6
+    checkpoints.close()
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    run(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert (checkpoints.best_step, checkpoints.latest_step) == (None, 12)
+    checkpoints.close()
+
+
+def test_the_rate_is_halved_on_a_plateau_and_has_a_floor(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=12, plateau_patience=3, min_learning_rate=0.0025)
+    run(tmp_path, config, validate=lambda state, on_progress: 0.5, steps_per_epoch=1)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "history.csv")]
+    # as Keras: the first epoch is the best, after three without gain the rate is halved
+    expected = [0.01] * 3 + [0.005] * 3 + [0.0025] * 6
+    assert rates == pytest.approx(expected)
+
+
+def test_the_plateau_traces_keras_on_random_metrics() -> None:
+    decay = plateau_decay(TrainConfig())
+    update = jax.jit(lambda state, dice: decay.update({}, state, value=1 - dice)[1])
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        state = decay.init({})
+        best, wait, rate = -np.inf, 0, 1.0
+        for dice in np.round(rng.random(60), 2) * rng.random():
+            state = update(state, jnp.float32(dice))
+            # Keras' ReduceLROnPlateau(mode="max", patience=3, min_delta=1e-4), step by step
+            if dice > best + 1e-4:
+                best, wait = dice, 0
+            else:
+                wait += 1
+                if wait >= 3:
+                    rate, wait = max(rate * 0.5, 1e-4), 0
+            assert float(state.scale) == pytest.approx(rate)
+
+
+def test_the_scale_of_the_plateau_scales_adams_step() -> None:
+    batch, key = next(batches(0)), jax.random.key(0)
+    before = state_of().params
+    full, _ = train_step(state_of(), batch, key, identity)
+    halved = state_of()
+    halved, _ = train_step(
+        halved.replace(plateau=halved.plateau._replace(scale=jnp.float32(0.5))), batch, key, identity
+    )
+    # 1e-6: float32 rounding of p + u against p + u / 2
+    jax.tree.map(
+        lambda p, f, h: np.testing.assert_allclose(h - p, (f - p) / 2, atol=1e-6), before, full.params, halved.params
+    )
+    assert isinstance(halved.plateau, optax.contrib.ReduceLROnPlateauState)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    def feed(start: int) -> Iterator[dict[str, np.ndarray]]:
+        for step, batch in enumerate(batches(start), start + 1):
+            yield batch | {"image": np.full_like(batch["image"], np.nan)} if step == 5 else batch
+
+    with pytest.raises(RunError, match="at step 5"):
+        run(tmp_path, feed=feed)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest_step == 3
+    checkpoints.close()
+
+
+def test_a_run_compiles_its_step_once_fresh_or_resumed(tmp_path: Path) -> None:
+    def steps(state) -> int:
+        """Programs compiled for: a step, another, and one after the plateau was updated as an epoch's end does."""
+        step = jax.jit(lambda state, batch: train_step(state, batch, jax.random.key(0), identity)[0])
+        state = step(step(state, next(batches(0))), next(batches(1)))
+        _, plateau = plateau_decay(CONFIG).update({}, state.plateau, value=jnp.float32(0.5))
+        step(state.replace(plateau=plateau), next(batches(2)))
+        return step._cache_size()
+
+    fresh = state_of()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, fresh, dice=0.0)
+    restored = checkpoints.restore(0, like=fresh)
+    checkpoints.close()
+    assert steps(fresh) == 1
+    assert steps(restored) == 1
+
+
+def test_files_are_readable_by_others(tmp_path: Path) -> None:
+    run(tmp_path, validate=lambda state, on_progress: 0.25)
+    assert set(rows(tmp_path / "steps.csv")[0]) == {"step", "loss", "dice", "seconds"}
+    assert rows(tmp_path / "history.csv")[-1]["validation_dice"] == "0.25"
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text()) ["dice"] == 0.25
