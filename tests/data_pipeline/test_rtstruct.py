@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.hounsfield import air_fraction
 from data_pipeline.rtstruct import Contour, mask_from_contours, read_contours
 from tests.data_pipeline.dicom_files import contour, uid, write_rtstruct, write_series
-from tests.data_pipeline.shapes import SHAPES, drawn, inside, plain_geometry, random_geometry
+from tests.data_pipeline.shapes import SHAPES, drawn, inside, plain_geometry, random_geometry, rotation
 
 SQUARE = [(2.5, 2.5), (2.5, 8.5), (8.5, 8.5), (8.5, 2.5)]  # 36 pixel centres
 SEEDS = st.integers(0, 2**32 - 1)
@@ -335,6 +335,25 @@ def test_points_without_preamble_as_pydicom_ships_them():
     assert contours
     with pytest.raises(InputError, match="which enclose nothing"):
         mask_from_contours(contours, GEOMETRY)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_from_files_to_mask_in_any_orientation(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    axes = rotation(generator)
+    series = write_series(
+        tmp_path / "ct", height=30, width=19, spacing=(2.5, 0.6, 0.9), orientation=tuple(axes[:2].ravel())
+    )
+    outline = [(4 + generator.uniform(-2, 2), 3), (24, 5.3), (27.2, 14.9), (11.7, 16.2)]
+    hole = [(9.3, 7.2), (18.1, 8.8), (15.4, 12.6)]
+    drawn_on = [contour(series.points(2, points), series.uids[2]) for points in (outline, hole)]
+    write_rtstruct(tmp_path / "rs", {"GTV-1": drawn_on}, series)
+    (patient,) = discover(tmp_path).patients
+    geometry = read_volume(patient.ct).geometry
+    contours = read_contours(patient.rtstructs[0])
+    mask, account = mask_from_contours(contours, geometry)
+    assert_equal_off_the_edges(mask[2], *inside(contours, geometry, 2))
+    assert account.used == 2 and not account.repaired and mask.sum() == mask[2].sum() > 100
 
 
 def test_a_file_in_another_frame_is_told(tmp_path):
