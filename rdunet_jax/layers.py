@@ -17,12 +17,23 @@ ModuleDef = Callable[..., nn.Module]
 
 def make_norm(c: ModelConfig, train: bool) -> ModuleDef:
     """Makes the config's normalisation; call it with a name. In training, batch normalisation uses the batch."""
-    dtype = jnp.dtype(c.dtype)
     if c.norm == "group":
-        return partial(nn.GroupNorm, num_groups=c.norm_groups, epsilon=c.norm_epsilon, dtype=dtype)
-    return partial(
-        nn.BatchNorm, use_running_average=not train, momentum=c.norm_momentum, epsilon=c.norm_epsilon, dtype=dtype
-    )
+        return partial(GroupNorm, num_groups=c.norm_groups, epsilon=c.norm_epsilon)
+    return partial(BatchNorm, use_running_average=not train, momentum=c.norm_momentum, epsilon=c.norm_epsilon)
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's, computed in float32 whatever the input's dtype, which it returns."""
+
+    def __call__(self, x: Float[Array, "*space channels"]) -> Float[Array, "*space channels"]:  # pyright: ignore
+        return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Flax's, computed in float32 whatever the input's dtype, which it returns."""
+
+    def __call__(self, x: Float[Array, "*space channels"]) -> Float[Array, "*space channels"]:  # pyright: ignore
+        return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
 class PseudoDenseBlock(nn.Module):

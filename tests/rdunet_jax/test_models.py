@@ -1,52 +1,82 @@
-"""The named networks: sizes as published, shapes as in Table 1, and a gradient through every parameter."""
+"""The named networks and their variants: published sizes, Table 1's shapes, and training at small sizes."""
 
 import json
 from dataclasses import asdict
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rdunet_jax.config import ModelConfig
+from rdunet_jax.convolution import Conv3D
+from rdunet_jax.model_table import summarize
 from rdunet_jax.models import MODELS, create_model, model_config
 
+SMALL_UNET = {"widths": (4, 4), "recurrent_width": 4, "recurrent_layers": 1}
+SMALL_LUNGNET = {"widths": (4, 4), "dilations": (1, 3)}
 
-def shapes(name: str, size: int = 256):
-    model = create_model(name)
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, size, size, 1))))
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """At these sizes compiling is all the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def small(name: str, **overrides) -> ModelConfig:
+    """The named network with two levels of few features."""
+    config = MODELS[name]
+    if config.architecture == "lungnet":
+        fusion = (4, 4) if config.fusion_widths else ()
+        return model_config(name, **SMALL_LUNGNET, fusion_widths=fusion, **overrides)
+    return model_config(name, **(SMALL_UNET | overrides))
 
 
 def test_keras_network_has_the_published_number_of_parameters():
-    variables = shapes("keras")  # Keras counts the running statistics of batch normalisation too
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 19_100_161
+    assert summarize(MODELS["keras"]).parameters == 19_100_161
 
 
 def test_paper_network_has_the_shapes_of_table_1():
-    model = create_model("paper")
-    x = jnp.zeros((1, 8, 256, 256, 1))
-    variables = shapes("paper")
-    _, state = jax.eval_shape(
-        lambda variables: model.apply(variables, x, capture_intermediates=True, mutable="intermediates"), variables
+    summary = summarize(MODELS["paper"])
+    assert list(summary.stages.items()) == [
+        ("encoder_1", (8, 256, 256, 32)),
+        ("pool_1", (8, 128, 128, 32)),
+        ("encoder_2", (8, 128, 128, 64)),
+        ("pool_2", (8, 64, 64, 64)),
+        ("encoder_3", (8, 64, 64, 128)),
+        ("pool_3", (8, 32, 32, 128)),
+        ("bottleneck", (8, 32, 32, 256)),
+        ("decoder_3", (8, 32, 32, 128)),
+        ("upsample_3", (8, 64, 64, 128)),
+        ("decoder_2", (8, 64, 64, 64)),
+        ("upsample_2", (8, 128, 128, 64)),
+        ("decoder_1", (8, 128, 128, 32)),
+        ("upsample_1", (8, 256, 256, 32)),
+        ("logits", (8, 256, 256, 1)),
+    ]
+
+
+def test_arithmetic_is_counted_as_by_hand():
+    config = model_config("paper", widths=(2,), recurrent_width=3, recurrent_layers=1)
+    voxels = 8 * 16 * 16
+    encoder = 27 * voxels * (1 * 2 + 3 * 2)
+    bottleneck = 9 * voxels / 4 * (2 + 3) * 12  # both convolutions of the ConvLSTM, into four gates
+    decoder = 27 * voxels / 4 * (3 * 2 + (3 + 2) * 2)
+    logits = voxels * (2 + 2)
+    expected = 2 * (encoder + bottleneck + decoder + logits) / 1e9
+    np.testing.assert_allclose(summarize(config, 16, 16).gflops, expected)
+    np.testing.assert_allclose(summarize(config, 16, 16, batch=2).gflops, 2 * expected)
+
+
+def test_rematerialisation_keeps_less():
+    assert (
+        summarize(model_config("keras", remat=True), 64, 64).activation_mb
+        < 0.5 * summarize(MODELS["keras"], 64, 64).activation_mb
     )
-    stages = {name: stage["__call__"][0] for name, stage in state["intermediates"].items() if name != "__call__"}
-    stages = {name: output.shape[1:] for name, output in stages.items()}
-    assert stages == {
-        "encoder_1": (8, 256, 256, 32),
-        "pool_1": (8, 128, 128, 32),
-        "encoder_2": (8, 128, 128, 64),
-        "pool_2": (8, 64, 64, 64),
-        "encoder_3": (8, 64, 64, 128),
-        "pool_3": (8, 32, 32, 128),
-        "bottleneck": (8, 32, 32, 256),
-        "decoder_3": (8, 32, 32, 128),
-        "upsample_3": (8, 64, 64, 128),
-        "decoder_2": (8, 64, 64, 64),
-        "upsample_2": (8, 128, 128, 64),
-        "decoder_1": (8, 128, 128, 32),
-        "upsample_1": (8, 256, 256, 32),
-        "logits": (8, 256, 256, 1),
-    }
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -54,21 +84,147 @@ def test_config_survives_json(name):
     assert ModelConfig(**json.loads(json.dumps(asdict(MODELS[name])))) == MODELS[name]
 
 
-def test_train_step_reaches_every_parameter():
-    model = create_model(model_config("tiny", widths=(4, 8, 8), recurrent_width=8))
-    x = jax.random.uniform(jax.random.key(0), (2, 8, 32, 48, 1))
-    variables = jax.jit(model.init)(jax.random.key(1), x)
+@pytest.mark.parametrize("name", list(MODELS))
+def test_network_trains_a_step(name, optax_promotion):
+    """Batches of 3, five slices (an odd number to pool), not square."""
+    model = create_model(small(name))
+    x = jax.random.uniform(jax.random.key(0), (3, 5, 96, 128, 1))
+    targets = (x > 0.9).astype(jnp.float32)
+    variables = initial(model, x)
 
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        logits, _ = model.apply(
-            {**variables, "params": params}, x, train=True, rngs={"dropout": jax.random.key(2)}, mutable=["batch_stats"]
-        )
-        return jnp.mean(logits**2)
+    def step(variables, x, key):
+        def loss_of(params):
+            logits, updates = model.apply(
+                variables | {"params": params}, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+            assert logits.shape == x.shape and logits.dtype == jnp.float32
+            return optax.sigmoid_binary_cross_entropy(logits, targets).mean(), updates
 
-    for path, g in jax.tree.leaves_with_path(gradient(variables["params"])):
+        (loss, updates), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+        return loss, updates, gradients
+
+    loss, updates, gradients = jax.jit(step)(variables, x, jax.random.key(1))
+    assert np.isfinite(loss)
+    for path, g in jax.tree.leaves_with_path(gradients):
         assert np.all(np.isfinite(g)) and np.any(g != 0), jax.tree_util.keystr(path)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), variables["batch_stats"], updates["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_network_predicts_in_bfloat16(name):
+    x = jax.random.uniform(jax.random.key(0), (1, 8, 96, 128, 1))
+    variables = initial(create_model(small(name)), x)
+    exact, rough = (
+        jax.jit(create_model(small(name, dtype=dtype)).apply)(variables, x) for dtype in ("float32", "bfloat16")
+    )
+    assert rough.dtype == jnp.float32 and not np.array_equal(exact, rough)
+    # bfloat16 keeps 8 bits; over some ten layers errors of 2^-8 grow to a few per cent of the logits' spread.
+    assert np.sqrt(np.mean((exact - rough) ** 2)) < 0.05 * exact.std()
+
+
+def initial(model, x):
+    """Variables of a small network, drawn by NumPy: compiling JAX's draws takes longer than all the rest."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return np.ones(leaf.shape, np.float32)
+        scale = np.sqrt(1 / np.prod(leaf.shape[:-1])) if "kernel" in name else 0.1
+        return rng.normal(0, scale, leaf.shape).astype(np.float32)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), x))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bottleneck": "bidirectional", "recurrent_layers": 2},
+        {"bottleneck": "convgru"},
+        {"bottleneck": "block"},
+        {"bottleneck": "none"},
+        {"pooling": "spatio-temporal"},
+        {"pooling": "spatio-temporal", "upsampling": "nearest", "decoder": "block-first"},
+        {"norm": "group", "norm_groups": 2},
+        {"dense": False, "block_output": "last"},
+        {"dropout_after": "convolution"},
+        {"remat": True, "dtype": "bfloat16"},
+        {"widths": (4, 4, 4), "whole_skips": 2, "gate": "sigmoid"},
+        {"kernel_depth": 1, "recurrent_norm": False},
+    ],
+    ids=str,
+)
+def test_variants_differentiate(fields):
+    """Shapes alone: tracing runs all of the Python there is."""
+    model = create_model(small("keras", **fields))
+    x = jax.ShapeDtypeStruct((2, 5, 32, 48, 1), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def loss(variables, x):
+        logits, _ = model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
+        return logits.mean()
+
+    gradients = jax.eval_shape(jax.grad(loss), variables, x)
+    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, variables)
+
+
+def test_rematerialisation_changes_no_gradient():
+    x = jax.random.uniform(jax.random.key(0), (1, 2, 8, 8, 1))
+
+    def gradients(remat):
+        model = create_model(small("keras", widths=(4,), bottleneck="none", dropout=0.0, remat=remat))
+        variables = initial(model, x)
+
+        def loss(params):
+            return (model.apply(variables | {"params": params}, x, train=True, mutable="batch_stats")[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    # The same sums, in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients(True), gradients(False))
+
+
+class Bottleneck(nn.Module):
+    features: int
+    norm: object
+    dtype: object
+
+    @nn.compact
+    def __call__(self, x):
+        return Conv3D(self.features + 1, name="mine")(x)
+
+
+class Block(nn.Module):
+    features: int
+    norm: object
+    dropout: object
+    dtype: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.norm(name="norm")(Conv3D(self.features, name="mine")(x))
+
+
+def test_own_block_and_bottleneck():
+    model = create_model(small("keras"), block=Block, bottleneck=Bottleneck)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 5, 32, 32, 1)))["params"]
+    assert params["bottleneck"]["mine"]["bias"].shape == (5,)
+    assert set(params["encoder_1"]) == set(params["decoder_2"]) == {"mine", "norm"}
+    with pytest.raises(ValueError, match="no block"):
+        create_model("2d-lungnet", block=Block)
+
+
+def test_two_dimensional_networks_keep_slices_apart():
+    for name in ("2d-unet", "2d-lungnet"):
+        model = create_model(small(name))
+        x = jax.random.uniform(jax.random.key(0), (1, 3, 16, 16, 1))
+        variables = initial(model, x)
+        changed = x.at[:, 2].add(1.0)
+        y, y_changed = (jax.jit(model.apply)(variables, x) for x in (x, changed))
+        np.testing.assert_array_equal(y[:, :2], y_changed[:, :2])
+        assert not np.array_equal(y[:, 2], y_changed[:, 2])
 
 
 def test_unknown_names_and_sizes_are_refused():
