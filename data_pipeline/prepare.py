@@ -19,7 +19,7 @@ PAPER_TABLE_2 = {"train": (260, 4296, 26951), "test": (40, 848, 3630)}
 """Split: (patients, slices with tumour, slices without). The paper's validation patients count as training ones."""
 
 PATIENT_COLUMNS = ("patient", "split", "slices", "tumour", "contours", "voxels", "mask mm³", "polygons mm³")
-"""On the CT's own grid: slices, slices with tumour, contours used of all, tumour voxels and volume, the polygons' volume."""
+"""On the CT's own grid: slices, those with tumour, contours used of all, tumour voxels and volume, polygons' volume."""
 
 
 def prepare_dataset(

@@ -105,8 +105,3 @@ class ModelConfig:
         # JSON brings tuples back as lists, which could not be hashed.
         for name in ("widths", "dilations", "fusion_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-
-
-DEMO_RECIPE = TrainConfig(epochs=6, learning_rate=3e-3, steps_per_epoch=50, plateau_patience=1, validation="patches")
-"""`rdunet demo`'s: short, so with a higher rate than the paper's, and validated on patches."""
-DEMO_INFERENCE = InferenceConfig(window_batch=4, threshold=0.5)

@@ -1,6 +1,7 @@
 """Strict JAX settings for every test, and where the real patients lie."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -11,6 +12,9 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Commands of one test compile the same networks again and again.
+_compiled = tempfile.TemporaryDirectory(prefix="rdunet-jax-compiled-")
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
 
 REAL_PATIENTS = Path(__file__).resolve().parents[2] / "shared" / "data"
 

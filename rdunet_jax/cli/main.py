@@ -4,6 +4,7 @@ A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -143,17 +144,16 @@ def sample_data(output: Path) -> None:
     console.print(f"{len(folders)} patients: {output}", markup=False)
 
 
-def demo(output: Path = Path("demo"), seed: int = 0, patients: int = 24) -> None:
+def demo(output: Path = Path("demo"), seed: int = 0) -> None:
     """Run the whole road on phantom patients: DICOM, data set, training, evaluation, segmentation.
 
     Args:
         output: Folder for everything; must not exist yet or be empty.
         seed: Seeds the phantoms, the split and the training.
-        patients: Number of phantom patients.
     """
     from rdunet_jax.cli.demo import run_demo
 
-    run_demo(output, seed, patients, console)
+    run_demo(output, console, seed)
 
 
 COMMANDS = {
@@ -168,6 +168,8 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
+    # Set before JAX is imported: a network that was compiled once, by whatever command, is not compiled again.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/rdunet/jax").expanduser()))
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rdunet", description="Lung-tumour segmentation in CT.")

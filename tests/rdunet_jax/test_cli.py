@@ -1,0 +1,162 @@
+"""The commands as a user meets them: the whole road on tiny phantoms, and one clear line for every mistake."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data_pipeline.discovery import discover
+from rdunet_jax.cli import main as cli
+
+DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1")
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def rdunet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a command in this process; returns (status, what it printed, its errors)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_the_whole_road(rdunet, tmp_path: Path) -> None:
+    data, work, output = tmp_path / "data", tmp_path / "work", tmp_path / "segmentation"
+    status, out, _ = rdunet("prepare", DUMMY, "--data-dir", data, "--image-size", 16, "--keep-ids", "--workers", 1)
+    assert status == 0
+    assert "PHANTOM-001" in out and str(data) in out
+
+    train = ("train", "--data-dir", data, "--workdir", work, *TINY, "--epochs", 2)
+    status, out, _ = rdunet(*train)
+    assert status == 0 and str(work) in out
+    with (work / "history.csv").open(newline="") as file:
+        epochs = list(csv.DictReader(file))
+    assert len(epochs) == 2
+
+    # the same command again has nothing to do; a longer one goes on; another network is refused
+    assert rdunet(*train)[0] == 0
+    assert rdunet(*train[:-1], 3)[0] == 0
+    with (work / "history.csv").open(newline="") as file:
+        assert list(csv.DictReader(file))[:2] == epochs
+    status, _, error = rdunet(*train, "--learning-rate", 0.5)
+    assert status == 2 and "train.learning_rate" in error and error.count("\n") == 1
+
+    status, out, _ = rdunet("evaluate", "--data-dir", data, "--workdir", work, "--threshold", 0.0)
+    assert status == 0
+    summary = json.loads((work / "evaluation" / "test" / "summary.json").read_text())
+    with (work / "evaluation" / "test" / "slices.csv").open(newline="") as file:
+        slices = list(csv.DictReader(file))
+    # above 0 everything is tumour: Dice follows from the areas alone
+    truth = np.array([int(row["truth_pixels"]) for row in slices])
+    dice = 2 * truth / (truth + 32 * 32)
+    assert [float(row["dice"]) for row in slices] == pytest.approx(dice.tolist())
+    assert summary["mean_dice_tumour_slices"] == pytest.approx(dice[truth > 0].mean())
+    assert summary["false_positive_slices"] == (truth == 0).sum()
+
+    status, out, _ = rdunet("segment", DUMMY / "PHANTOM-002", "--workdir", work, "--output", output)
+    assert status == 0 and str(output) in out
+    assert nib.load(output / "mask.nii.gz").shape == (32, 32, 10)
+    assert (output / "overview.png").stat().st_size > 10_000
+    status, _, _ = rdunet("segment", DUMMY, "--workdir", work, "--output", tmp_path / "several")
+    folders = sorted(path.name for path in (tmp_path / "several").iterdir())
+    assert len(folders) == 3 and not any("PHANTOM" in name for name in folders)
+
+
+def spoil_nothing(source: Path) -> None:
+    (source / "readme.txt").write_text("nothing here")
+
+
+def spoil_rtstructs(source: Path) -> None:
+    copy(source, with_rtstruct=False)
+
+
+def copy(source: Path, with_rtstruct: bool) -> None:
+    for patient in discover(DUMMY / "PHANTOM-001").patients:
+        for path in (*patient.ct.files, *(patient.rtstructs if with_rtstruct else ())):
+            (source / path.name).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("spoil", [spoil_nothing, spoil_rtstructs])
+@pytest.mark.parametrize("keep_ids", [(), ("--keep-ids",)])
+def test_unusable_sources(spoil, keep_ids, rdunet, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    spoil(source)
+    status, _, error = rdunet("prepare", source, "--data-dir", tmp_path / "data", "--workers", 1, *keep_ids)
+    assert status == 2
+    assert error.startswith("error: ") and error.count("\n") == 1 and str(source) in error
+    assert not (tmp_path / "data").exists()
+
+
+def test_mistakes_are_one_line(rdunet, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    for arguments in (
+        ("prepare", nothing, "--data-dir", tmp_path / "data"),
+        ("train", "--data-dir", nothing, "--workdir", tmp_path / "work"),
+        ("evaluate", "--data-dir", nothing, "--workdir", tmp_path / "work"),
+        ("segment", DUMMY, "--workdir", nothing, "--output", tmp_path / "out"),
+    ):
+        status, _, error = rdunet(*arguments)
+        assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
+        assert str(nothing) in error
+    assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_every_command_has_help(command, rdunet) -> None:
+    status, out, _ = rdunet(*filter(None, [command]), "--help")
+    assert status == 0
+    assert "rdunet" in out
+
+
+def run_python(code: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+ABSENT = "import sys; print([name for name in ('tensorflow', 'keras', 'torch') if name in sys.modules])"
+
+
+def test_importing_brings_no_tensorflow_and_no_keras(tmp_path: Path) -> None:
+    assert run_python(f"import rdunet_jax, data_pipeline, rdunet_jax.cli.main; {ABSENT}", tmp_path) == "[]\n"
+
+
+def test_the_demo_brings_no_tensorflow_and_no_keras(tmp_path: Path) -> None:
+    """The demo itself, made small: fewer and thinner phantoms, two steps, a coarse grid."""
+    code = f"""
+if __name__ == "__main__":
+    from dataclasses import replace
+    from pathlib import Path
+    from rdunet_jax.cli import demo, main
+    demo.PATIENTS, demo.SLICES = 3, (8, 9)
+    demo.DATASET = replace(demo.DATASET, image_size=16)
+    demo.RECIPE = replace(demo.RECIPE, steps=2)
+    demo.run_demo(Path("out"), main.console)
+    {ABSENT}
+"""
+    out = run_python(code, tmp_path)
+    assert out.endswith("[]\n")
+    assert "mean slice-wise Dice" in out
+    assert (tmp_path / "out" / "segmentation" / "overview.png").exists()
