@@ -1,0 +1,50 @@
+"""A bottleneck of one's own, attention along depth in place of the ConvLSTM: defined, trained, scored on test patients.
+
+python experiments/custom_variant.py --data-dir data --workdir runs/attention
+"""
+
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax.numpy as jnp
+import tyro
+
+from data_pipeline.intensity import normalise
+from data_pipeline.loading import Dataset
+from rdunet_jax.cli.prediction import ct_mask
+from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.convolution import Conv3D
+from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.metrics import score_slices, summarise
+from rdunet_jax.models import create_model
+from rdunet_jax.training import create_state, fit
+
+
+class DepthAttention(nn.Module):
+    features: int
+    norm: nn.Module
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):  # (batch, depth, height, width, channels)
+        x = self.norm(name="norm")(Conv3D(self.features, (1, 1, 1), self.dtype)(x))
+        attention = nn.MultiHeadDotProductAttention(num_heads=4, dtype=self.dtype)
+        return x + jnp.moveaxis(attention(jnp.moveaxis(x, 1, 3)), 3, 1)  # each pixel attends to its own in all slices
+
+
+def main(data_dir: Path, workdir: Path, steps: int = 200) -> None:
+    data, model = Dataset(data_dir), create_model("tiny", bottleneck=DepthAttention)
+    recipe, gray = TrainConfig(epochs=1, learning_rate=1e-3), partial(normalise, intensity=data.intensity)
+    state = create_state(model, recipe, (8, data.image_size, data.image_size))
+    batches = partial(data.batches, "train", recipe.batch_size, recipe.seed)
+    state = fit(state, recipe, normalise=gray, batches=batches, steps_per_epoch=steps, validate=None, workdir=workdir)
+    window, inference, scores = SlidingWindow(network_predictor(model, gray)), InferenceConfig(threshold=0.5), []
+    for patient in data.patients("test"):
+        probabilities = window(state.variables, patient.image)
+        scores.append(score_slices(ct_mask(probabilities, patient.ct_mask.shape, inference), patient.ct_mask))
+    print(summarise(scores))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
