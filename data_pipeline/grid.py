@@ -31,7 +31,7 @@ def _reduce(canvas: Shaped[np.ndarray, "side side"], size: int) -> Float32[np.nd
     factor, remainder = divmod(len(canvas), size)
     if remainder:
         return resize_local_mean(canvas.astype(np.float32), (size, size))
-    return block_reduce(canvas, (factor, factor), np.mean).astype(np.float32)  # the same, ten times faster
+    return block_reduce(canvas, factor, np.mean).astype(np.float32)  # the same, ten times faster
 
 
 def to_network_grid(

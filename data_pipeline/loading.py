@@ -57,7 +57,9 @@ class Dataset:
 
     @cached_property
     def _sources(self) -> dict[str, Any]:
-        return self._builder.as_data_source()
+        sources = self._builder.as_data_source()
+        assert isinstance(sources, dict)  # one a split, since none is named
+        return sources
 
     def patch_count(self, split: str) -> int:
         return len(self._sources[split]) if split in self._sources else 0

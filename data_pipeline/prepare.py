@@ -106,9 +106,7 @@ def report_markdown(account: dict[str, Any]) -> str:
     ]
     for split, row in table_2(account).items():
         paper = " / ".join(map(str, PAPER_TABLE_2[split])) if split in PAPER_TABLE_2 else ""
-        lines.append(
-            f"| {split} | {row['patients']} | {row['tumour_slices']} | {row['other_slices']} | {row['patches']} | {paper} |"
-        )
+        lines.append("| " + " | ".join([split, *map(str, row.values()), paper]) + " |")
     lines += ["", "| " + " | ".join(PATIENT_COLUMNS) + " |", "|---|---|" + "--:|" * (len(PATIENT_COLUMNS) - 2)]
     lines += ["| " + " | ".join(row) + " |" for row in patient_rows(account)]
     for name, record in account["patients"].items():

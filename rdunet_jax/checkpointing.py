@@ -17,7 +17,11 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=lambda metrics: metrics["dice"],  # without it Orbax does not write metrics
                 preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
+                    [
+                        LatestN(1),
+                        # Orbax only sorts by what the function gives, so a pair will do.
+                        BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),  # pyright: ignore[reportArgumentType]
+                    ]
                 ),
                 cleanup_tmp_directories=True,
             ),

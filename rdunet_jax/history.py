@@ -4,14 +4,44 @@ import csv
 import os
 import resource
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
-STEP_FIELDS = ("step", "loss", "dice", "seconds")
-EPOCH_FIELDS = ("epoch", "step", "loss", "train_dice", "validation_dice", "learning_rate", "seconds", "peak_memory_gib")
+
+@dataclass(frozen=True)
+class StepRow:
+    """One training step."""
+
+    step: int
+    loss: float
+    dice: float
+    """Soft Dice of the batch."""
+    seconds: float
+    """Wall time, the wait for the batch included."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch: means over its steps, and what validation said."""
+
+    epoch: int
+    step: int
+    loss: float
+    train_dice: float
+    validation_dice: float | None
+    learning_rate: float
+    """Of the next epoch."""
+    seconds: float
+    """Wall time of the steps, without validation."""
+    peak_memory_gib: float
+    """Of the process until now, on the host."""
+
+
+Row = TypeVar("Row", StepRow, EpochRow)
 
 
 class History:
@@ -19,10 +49,10 @@ class History:
 
     def __init__(self, workdir: Path, resume_at: int):
         self._steps_path, self._epochs_path = workdir / "steps.csv", workdir / "history.csv"
-        self.steps = [row for row in _read(self._steps_path) if row["step"] <= resume_at]
-        self.epochs = [row for row in _read(self._epochs_path) if row["step"] <= resume_at]
-        _write(self._steps_path, STEP_FIELDS, self.steps)
-        _write(self._epochs_path, EPOCH_FIELDS, self.epochs)
+        self.steps = _read(self._steps_path, StepRow, resume_at)
+        self.epochs = _read(self._epochs_path, EpochRow, resume_at)
+        _write(self._steps_path, StepRow, self.steps)
+        _write(self._epochs_path, EpochRow, self.epochs)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
 
     def __enter__(self) -> Self:
@@ -36,65 +66,65 @@ class History:
 
     def epoch_is_open(self, step: int) -> bool:
         """Whether steps have been made since the last row of `history.csv`."""
-        return not self.epochs or self.epochs[-1]["step"] < step
+        return not self.epochs or self.epochs[-1].step < step
 
-    def end_step(self, step: int, loss: float, dice: float, seconds: float) -> None:
-        """One training step: BCE, soft Dice of the batch, wall time including the wait for the batch."""
-        row = dict(zip(STEP_FIELDS, (step, loss, dice, seconds), strict=True))
+    def end_step(self, row: StepRow) -> None:
+        """Records one training step."""
         self.steps.append(row)
-        csv.DictWriter(self._steps_file, STEP_FIELDS).writerow(row)
-        self._board.add_scalar("train/loss", loss, step)
-        self._board.add_scalar("train/dice", dice, step)
+        csv.writer(self._steps_file).writerow(asdict(row).values())
+        self._board.add_scalar("train/loss", row.loss, row.step)
+        self._board.add_scalar("train/dice", row.dice, row.step)
 
     def end_epoch(self, step: int, epoch: int, validation_dice: float | None, learning_rate: float) -> None:
-        """One epoch: means over its steps, and the learning rate of the next."""
-        since = self.epochs[-1]["step"] if self.epochs else 0
-        rows = [row for row in self.steps if since < row["step"] <= step]
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        values = (
-            epoch,
-            step,
-            float(np.mean([row["loss"] for row in rows])),
-            float(np.mean([row["dice"] for row in rows])),
-            validation_dice,
-            learning_rate,
-            float(np.sum([row["seconds"] for row in rows])),
-            round(peak_kib / 2**20, 3),
+        """Records one epoch, from the steps since the last."""
+        since = self.epochs[-1].step if self.epochs else 0
+        steps = [row for row in self.steps if since < row.step <= step]
+        row = EpochRow(
+            epoch=epoch,
+            step=step,
+            loss=float(np.mean([row.loss for row in steps])),
+            train_dice=float(np.mean([row.dice for row in steps])),
+            validation_dice=validation_dice,
+            learning_rate=learning_rate,
+            seconds=sum(row.seconds for row in steps),
+            peak_memory_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),  # from KiB
         )
-        row = dict(zip(EPOCH_FIELDS, values, strict=True))
         self.epochs.append(row)
-        _write(self._epochs_path, EPOCH_FIELDS, self.epochs)
+        _write(self._epochs_path, EpochRow, self.epochs)
         for name in ("loss", "train_dice", "validation_dice", "learning_rate"):
-            if row[name] is not None:
-                self._board.add_scalar(f"epoch/{name}", row[name], step)
+            if (value := getattr(row, name)) is not None:
+                self._board.add_scalar(f"epoch/{name}", value, step)
 
     @property
     def last(self) -> str:
         """The last validation in words, for a progress bar."""
-        if not self.epochs or self.epochs[-1]["validation_dice"] is None:
+        if not self.epochs or self.epochs[-1].validation_dice is None:
             return ""
-        return f"validation Dice {self.epochs[-1]['validation_dice']:.3f}"
+        return f"validation Dice {self.epochs[-1].validation_dice:.3f}"
 
 
-def _read(path: Path) -> list[dict[str, float | None]]:
+def _read(path: Path, kind: type[Row], resume_at: int) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
         # A killed run may leave half a line at the end: it is a step that is run again.
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    return [{name: _number(name, value) for name, value in row.items()} for row in rows]
+        texts = [row for row in csv.DictReader(file) if None not in row.values()]
+    rows = [
+        kind(**{field.name: _number(row[field.name], field.type is int) for field in fields(kind)}) for row in texts
+    ]
+    return [row for row in rows if row.step <= resume_at]
 
 
-def _number(name: str, value: str) -> float | None:
-    if not value:
+def _number(text: str, whole: bool) -> Any:
+    if not text:  # no validation
         return None
-    return int(value) if name in ("step", "epoch") else float(value)
+    return int(text) if whole else float(text)
 
 
-def _write(path: Path, fields: Sequence[str], rows: Sequence[dict]) -> None:
+def _write(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(kind)])
+        writer.writerows(asdict(row).values() for row in rows)
     os.replace(temporary, path)

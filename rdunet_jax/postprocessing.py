@@ -18,7 +18,7 @@ def disk_kernel(diameter: int) -> np.ndarray:
     """
     if diameter < 1 or diameter % 2 == 0:
         raise ValueError(f"dilation_diameter is {diameter}, but must be odd and at least 1")
-    return disk(diameter // 2, dtype=np.float32)
+    return np.asarray(disk(diameter // 2), np.float32)
 
 
 @partial(jax.jit, static_argnames="diameter")

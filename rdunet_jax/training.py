@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.history import History
+from rdunet_jax.history import History, StepRow
 from rdunet_jax.interruption import Stopped, StopRequest
 from rdunet_jax.losses import binary_cross_entropy
 
@@ -111,8 +111,9 @@ def train_step(
 
     (loss, (logits, model_updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
+    scale = jnp.asarray(state.plateau.scale)
     # Adam's update is proportional to its rate, so scaling the update is scaling the rate.
-    updates = jax.tree.map(lambda update: update * state.plateau.scale.astype(update.dtype), updates)
+    updates = jax.tree.map(lambda update: update * scale.astype(update.dtype), updates)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -170,15 +171,14 @@ def fit(
                 dice = validate(state, on_validation)
                 _, plateau = decay.update({}, state.plateau, value=jnp.float32(1 - dice))
                 state = state.replace(plateau=plateau)
-            rate = config.learning_rate * float(state.plateau.scale)
+            rate = config.learning_rate * float(jnp.asarray(state.plateau.scale))
             history.end_epoch(step, -(-step // steps_per_epoch), dice, rate)
             checkpoints.save(step, state, dice)
 
         try:
             if step and history.epoch_is_open(step) and (step % steps_per_epoch == 0 or step == total_steps):
                 end_epoch()  # a stop came between the last step of an epoch and its validation
-            if step < total_steps:
-                source = batches(step)
+            source = batches(step) if step < total_steps else iter(())
             while step < total_steps:
                 started = time.perf_counter()
                 state, metrics = train_step(state, next(source), key, normalise)
@@ -186,7 +186,7 @@ def fit(
                 step += 1
                 if not np.isfinite(loss):
                     raise RunError(f"the loss is {loss} at step {step}; lower the learning rate or check the data")
-                history.end_step(step, loss, dice, time.perf_counter() - started)
+                history.end_step(StepRow(step, loss, dice, time.perf_counter() - started))
                 progress.update(
                     bar,
                     completed=step,

@@ -62,7 +62,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for intensity in ("keras", "hu_window")
         for size in (256, 512)
     ]
-    builder_config: NsclcRadiomicsConfig
 
     def __init__(
         self,
@@ -81,10 +80,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if settings is not None:  # TFDS takes another object under a name it knows for a mistake
             kwargs["config"] = self.builder_configs.get(settings.name, NsclcRadiomicsConfig.of(settings))
         super().__init__(**kwargs)
-        self._settings = settings or self.builder_config.settings
+        self._settings = settings or self._config.settings
+
+    @property
+    def _config(self) -> NsclcRadiomicsConfig:
+        assert isinstance(self.builder_config, NsclcRadiomicsConfig)  # every one of BUILDER_CONFIGS is
+        return self.builder_config
 
     def _info(self) -> tfds.core.DatasetInfo:
-        settings = self.builder_config.settings
+        settings = self._config.settings
         plane = (settings.image_size, settings.image_size)
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
@@ -141,7 +145,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for entry in rejected:
             entry.pop("error", None)
         parts = split_patients(patients, settings.seed, settings.test_share, settings.validation_share)
-        self.info.metadata.update(
+        metadata = self.info.metadata
+        assert metadata is not None  # given in _info
+        metadata.update(
             settings=vars(settings), splits=parts, patients=patients, rejected=rejected, identities_kept=self._keep_ids
         )
         generators = {}
@@ -204,7 +210,8 @@ def _stage(settings: DatasetSettings, job: tuple[str, Patient, Path]) -> tuple[d
         prepared = prepare_patient(patient, settings)
     except InputError as error:
         return None, str(error)
-    starts = patch_starts(prepared.mask.any(axis=(1, 2)), settings.selection)
+    tumour_slices = np.asarray(prepared.mask.any(axis=(1, 2)))
+    starts = patch_starts(tumour_slices, settings.selection)
     np.savez(
         path,
         image=prepared.image,

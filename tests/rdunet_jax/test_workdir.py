@@ -27,7 +27,7 @@ def test_the_same_run_may_be_made_longer_but_not_changed(tmp_path: Path) -> None
     assert RunConfig.load(tmp_path) == longer
     with pytest.raises(RunError, match=r"train.batch_size 2 \(now 4\)"):
         replace(RUN, train=replace(RUN.train, batch_size=4)).start(tmp_path)
-    with pytest.raises(RunError, match="model.widths"):
+    with pytest.raises(RunError, match=r"model\.widths"):
         replace(RUN, model=model_config("tiny", widths=(4, 8, 8))).start(tmp_path)
 
 
