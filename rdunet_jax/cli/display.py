@@ -24,7 +24,9 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Itera
     """A table whose numbers stand to the right, names to the left."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in header:
-        table.add_column(name, justify="left" if name in ("patient", "split") else "right", no_wrap=True)
+        table.add_column(
+            name, justify="left" if name in ("patient", "split", "name", "stage") else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*row)
     console.print(table)

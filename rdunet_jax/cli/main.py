@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 
 _SETTINGS, _RECIPE, _INFERENCE = DatasetSettings(), TrainConfig(), InferenceConfig()
@@ -71,14 +71,10 @@ def train(
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.cli.train import train_network
-    from rdunet_jax.models import model_config
 
     data = Dataset(data_dir, dataset)
     overrides = {"widths": widths, "recurrent_width": recurrent_width, "recurrent_layers": recurrent_layers}
-    try:
-        network = model_config(model, **{name: value for name, value in overrides.items() if value is not None})
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    network = _named(model, **{name: value for name, value in overrides.items() if value is not None})
     train_network(data, workdir, network, recipe, inference, console)
 
 
@@ -131,6 +127,43 @@ def segment(
     segment_source(source, workdir, output, threshold, dilation_diameter, keep_ids, key, console)
 
 
+def models(name: Positional[str | None] = None, image_size: int = 256) -> None:
+    """List the networks: parameters, arithmetic, memory, and the shapes of every stage.
+
+    Args:
+        name: One network, with the shapes of its stages as in the paper's Table 1 (default: all, a line each).
+        image_size: Rows and columns of the patch, in pixels.
+    """
+    from rdunet_jax.cli.models import show_models
+
+    show_models(name, image_size, console)
+
+
+def import_weights(
+    file: Positional[Path],
+    workdir: Path,
+    model: str = "keras",
+    intensity: Literal["keras", "hu_window"] = "keras",
+    image_size: int = 256,
+    inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
+) -> None:
+    """Make a run of the weights in a Keras file, for `evaluate` and `segment`.
+
+    Args:
+        file: Keras 3 `.keras` or `.weights.h5`, or Keras 2 `.h5` (whole model or weights alone).
+        workdir: Folder for the run; must not hold one yet.
+        model: Network that the weights belong to.
+        intensity: Gray conversion that the weights were trained on.
+        image_size: Rows and columns of the slices that they were trained on, in pixels.
+    """
+    from rdunet_jax.keras_weights import import_weights as import_file
+    from rdunet_jax.workdir import RunConfig
+
+    run = RunConfig(_named(model), TrainConfig(), inference, intensity, image_size)
+    run = import_file(file, workdir, run)
+    console.print(f"run: {workdir} ({run.model.name}, gates {run.model.gate})", markup=False)
+
+
 def sample_data(output: Path) -> None:
     """Bring four real patients (NSCLC, CC BY-NC 3.0, 26 MB) for trying things out.
 
@@ -156,11 +189,22 @@ def demo(output: Path = Path("demo"), seed: int = 0) -> None:
     run_demo(output, console, seed)
 
 
+def _named(name: str, **overrides: object) -> ModelConfig:
+    from rdunet_jax.models import model_config
+
+    try:
+        return model_config(name, **overrides)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 COMMANDS = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
     "segment": segment,
+    "models": models,
+    "import-weights": import_weights,
     "sample-data": sample_data,
     "demo": demo,
 }
