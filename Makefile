@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/core.stamp
+	rm -rf demo
 	$(BIN)/rdunet demo --output demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/dev.stamp
+test-slow: $(VENV)/slow.stamp
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.stamp
@@ -28,6 +29,11 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+# TensorFlow, for TFDS' own test case of the builder; nothing else needs it.
+$(VENV)/slow.stamp: $(VENV)/dev.stamp
+	$(PIP) --editable '.[dev,tensorflow]'
 	touch $@
 
 clean:
