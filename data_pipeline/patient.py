@@ -12,9 +12,13 @@ from data_pipeline.dicom import CTVolume, read_volume
 from data_pipeline.discovery import Patient
 from data_pipeline.errors import InputError
 from data_pipeline.grid import mask_to_network_grid, to_network_grid
+from data_pipeline.hounsfield import air_fraction
 from data_pipeline.intensity import Intensity, background, to_gray
 from data_pipeline.rtstruct import mask_from_contours, read_contours
 from data_pipeline.settings import DatasetSettings
+
+MOSTLY_AIR = 0.5
+"""A mask of which more is air lies outside the body (see `hounsfield.air_fraction`)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def prepare_patient(patient: Patient, settings: DatasetSettings) -> PreparedPati
     """Reads one patient's CT and contours.
 
     Raises:
-        InputError: the CT or the contours cannot be used, or the mask comes out empty.
+        InputError: the CT or the contours cannot be used, or the mask comes out empty or outside the body.
     """
     rtstruct = _only_rtstruct(patient, settings.roi)
     volume = read_volume(patient.ct)
@@ -50,6 +54,9 @@ def prepare_patient(patient: Patient, settings: DatasetSettings) -> PreparedPati
     if not mask.any():
         why = "; ".join(dict.fromkeys(reason for _, reason in account.rejected)) or "no contour holds a pixel centre"
         raise InputError(f"{rtstruct}: its {account.total} contours give no tumour voxel ({why})")
+    air = air_fraction(volume.hounsfield, mask)
+    if air > MOSTLY_AIR:
+        raise InputError(f"{rtstruct}: {air:.0%} of the tumour's mask is air; the contours seem displaced")
     tumour_slices = mask.any(axis=(1, 2))
     record = {
         "slices": len(mask),

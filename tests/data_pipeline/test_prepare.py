@@ -114,6 +114,18 @@ def test_one_broken_patient_is_reported_and_the_others_are_prepared(tmp_path: Pa
     assert str(tmp_path) not in rejection["reason"]
 
 
+def test_a_mask_outside_the_body_is_rejected(tmp_path: Path) -> None:
+    source = shutil.copytree(DUMMY, tmp_path / "source")
+    ct = next(patient for patient in discover(source).patients if patient.patient_id == "PHANTOM-003").ct
+    for path in ct.files:  # the scanner saw nothing but air
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = np.full((dataset.Rows, dataset.Columns), 24, np.uint16).tobytes()
+        dataset.save_as(path)
+    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, keep_ids=True, workers=1)
+    assert list(account["patients"]) == ["PHANTOM-001", "PHANTOM-002"]
+    assert "is air" in account["rejected"][0]["reason"]
+
+
 def rename_roi(source: Path) -> None:
     for patient in discover(source).patients:
         for path in patient.rtstructs:
