@@ -113,14 +113,15 @@ def test_network_trains_a_step(name, optax_promotion):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_network_predicts_in_bfloat16(name):
+    """A batch of 1, eight slices."""
     x = jax.random.uniform(jax.random.key(0), (1, 8, 96, 128, 1))
     variables = initial(create_model(small(name)), x)
-    exact, rough = (
-        jax.jit(create_model(small(name, dtype=dtype)).apply)(variables, x) for dtype in ("float32", "bfloat16")
-    )
-    assert rough.dtype == jnp.float32 and not np.array_equal(exact, rough)
-    # bfloat16 keeps 8 bits; over some ten layers errors of 2^-8 grow to a few per cent of the logits' spread.
-    assert np.sqrt(np.mean((exact - rough) ** 2)) < 0.05 * exact.std()
+    logits = jax.jit(create_model(small(name, dtype="bfloat16")).apply)(variables, x)
+    assert logits.dtype == jnp.float32 and np.all(np.isfinite(logits))
+    if name in ("keras", "3d-unet", "3d-lungnet"):  # one of each kind
+        exact = jax.jit(create_model(small(name)).apply)(variables, x)
+        # bfloat16 keeps 8 bits; over some ten layers errors of 2^-8 grow to a few per cent of the logits' spread.
+        assert 0 < np.sqrt(np.mean((exact - logits) ** 2)) < 0.05 * exact.std()
 
 
 def initial(model, x):
