@@ -93,7 +93,7 @@ def plane_points(x: np.ndarray, y: np.ndarray, z: float) -> Float[np.ndarray, "r
 def draw_tumours(
     rng: np.random.Generator, anatomy: Anatomy, z: Float[np.ndarray, "slices"]
 ) -> tuple[list[Tumour], Capsules]:
-    """Draw one tumour, for every fifth patient two: free in a lung, or pressed into its wall.
+    """Draw one to three tumours: free in a lung, or pressed into its wall.
 
     Args:
         rng: source of randomness.
@@ -106,10 +106,10 @@ def draw_tumours(
     gap = z[1] - z[0]
     largest = min(23.0, (z[-1] - z[0]) / 2 - 2 * gap)
     # Six slices or more, where the scan is long enough for that.
-    smallest = min(max(11.0, 3.2 * gap), largest)
+    smallest = min(max(12.0, 3.2 * gap), largest)
     points, depth = lung_points(rng, anatomy, 4000)
     tumours: list[Tumour] = []
-    for _ in range(1 + (rng.random() < 0.2)):
+    for _ in range(rng.integers(1, 4)):
         on_wall = bool(rng.random() < 0.4)
         radius = rng.uniform(smallest, largest)
         while (tumour := _place(rng, anatomy, points[depth > 0.5 * radius], radius, z, on_wall, tumours)) is None:
