@@ -12,6 +12,7 @@ import pytest
 
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.convolution import Conv3D
+from rdunet_jax.inference import network_predictor
 from rdunet_jax.model_table import summarize
 from rdunet_jax.models import MODELS, create_model, model_config
 
@@ -122,6 +123,16 @@ def test_network_predicts_in_bfloat16(name):
         exact = jax.jit(create_model(small(name)).apply)(variables, x)
         # bfloat16 keeps 8 bits; over some ten layers errors of 2^-8 grow to a few per cent of the logits' spread.
         assert 0 < np.sqrt(np.mean((exact - logits) ** 2)) < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_network_serves_the_evaluator(name):
+    """Which maps it over a batch of windows; shapes alone."""
+    model = create_model(small(name))
+    windows = jax.ShapeDtypeStruct((3, 8, 96, 128), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 96, 128, 1)))
+    predict = jax.vmap(network_predictor(model, lambda window: window), in_axes=(None, 0))
+    assert jax.eval_shape(predict, variables, windows).shape == windows.shape
 
 
 def initial(model, x):
