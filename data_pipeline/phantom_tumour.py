@@ -104,13 +104,13 @@ def draw_tumours(
         The tumours, at least 5 mm apart, and the spicules that radiate from some of them.
     """
     gap = z[1] - z[0]
-    largest = min(23.0, (z[-1] - z[0]) / 2 - 2 * gap)
+    largest = min(24.0, (z[-1] - z[0]) / 2 - 2 * gap)
     # Six slices or more, where the scan is long enough for that.
-    smallest = min(max(12.0, 3.2 * gap), largest)
+    smallest = min(max(14.0, 3.2 * gap), largest)
     points, depth = lung_points(rng, anatomy, 4000)
     tumours: list[Tumour] = []
     for _ in range(rng.integers(1, 4)):
-        on_wall = bool(rng.random() < 0.4)
+        on_wall = bool(rng.random() < 0.3)
         radius = rng.uniform(smallest, largest)
         while (tumour := _place(rng, anatomy, points[depth > 0.5 * radius], radius, z, on_wall, tumours)) is None:
             radius *= 0.93
@@ -145,7 +145,7 @@ def _place(
         sticks_out = Sections(anatomy, across, deep).lungs(height).max()
         apart = all(np.linalg.norm(centre - o.centre) > tumour.reach + o.reach + 5 for o in others)
         in_scan = height.min() > z[1] and height.max() < z[-2]
-        if apart and in_scan and (2 < sticks_out < 6 if on_wall else sticks_out < -3):
+        if apart and in_scan and (1 < sticks_out < 4 if on_wall else sticks_out < -3):
             return tumour
     return None
 

@@ -27,6 +27,8 @@ class TrainConfig:
     validation: Literal["patients", "patches", "none"] = "patients"
     """Where validation Dice is measured: on whole patients through the evaluator, or faster on their training patches
     alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
+    augmentation: tuple[Literal["horizontal_flip"], ...] = ()
+    """Random changes of the training patches, in this order."""
     seed: int = 0
     """Seeds the initial weights, the order of the patches and the dropout."""
 

@@ -89,8 +89,8 @@ LUNGNET_3D = dataclasses.replace(
     dropout=0.25,
 )
 
-# The Keras form, narrow, for the demo and for tests. A short run needs running statistics that follow sooner, and so few
-# channels have none to drop.
+# The Keras form, narrow, for the demo and for tests. A short run needs running statistics that follow sooner, and so
+# few channels have none to drop.
 TINY = ModelConfig("tiny", widths=(8, 16, 32), recurrent_width=32, recurrent_layers=1, norm_momentum=0.9, dropout=0.0)
 
 MODELS: dict[str, ModelConfig] = {

@@ -15,6 +15,7 @@ from flax.training import train_state
 from jaxtyping import Array, Float, PyTree, Shaped
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rdunet_jax.augmentation import Augmentation, augment
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
@@ -82,9 +83,13 @@ def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*sha
     return (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
 
 
-@partial(jax.jit, static_argnames="normalise", donate_argnames="state")
+@partial(jax.jit, static_argnames=("normalise", "augmentation"), donate_argnames="state")
 def train_step(
-    state: TrainState, batch: Batch, key: Array, normalise: Normalise
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    normalise: Normalise,
+    augmentation: tuple[Augmentation, ...] = (),
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of Adam on one batch.
 
@@ -97,14 +102,15 @@ def train_step(
     """
     images = normalise(batch["image"][..., 0])[..., jnp.newaxis]
     masks = batch["mask"].astype(jnp.float32)
-    dropout_key = jax.random.fold_in(key, state.step)
+    step_key = jax.random.fold_in(key, state.step)
+    images, masks = augment(jax.random.fold_in(step_key, 1), images, masks, augmentation)
 
     def loss_of(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
         logits, updates = state.apply_fn(
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": step_key},
             mutable=["batch_stats"],
         )
         return binary_cross_entropy(logits, masks), (logits, updates)
@@ -181,7 +187,7 @@ def fit(
             source = batches(step) if step < total_steps else iter(())
             while step < total_steps:
                 started = time.perf_counter()
-                state, metrics = train_step(state, next(source), key, normalise)
+                state, metrics = train_step(state, next(source), key, normalise, config.augmentation)
                 loss, dice = float(metrics["loss"]), float(metrics["dice"])
                 step += 1
                 if not np.isfinite(loss):
