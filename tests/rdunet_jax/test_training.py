@@ -261,4 +261,4 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
     assert set(rows(tmp_path / "steps.csv")[0]) == {"step", "loss", "dice", "seconds"}
     assert rows(tmp_path / "history.csv")[-1]["validation_dice"] == "0.25"
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-    assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text()) ["dice"] == 0.25
+    assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text())["dice"] == 0.25
