@@ -4,14 +4,22 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
 
 from data_pipeline.discovery import discover
+from data_pipeline.intensity import normalise
+from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.cli import main as cli
+from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.models import MODELS, create_model, model_config
+from rdunet_jax.training import create_state, train_step
+from rdunet_jax.workdir import RunConfig
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1")
@@ -160,3 +168,37 @@ if __name__ == "__main__":
     assert out.endswith("[]\n")
     assert "mean slice-wise Dice" in out
     assert (tmp_path / "out" / "segmentation" / "overview.png").exists()
+
+
+@pytest.fixture
+def quick_compilation():
+    """At these sizes compiling is all the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_network_trains_and_segments(name: str, dtype, rdunet, tmp_path: Path) -> None:
+    """One step of the real training step and `rdunet segment` on a phantom, for every named network."""
+    narrow = {"widths": (4, 4), "recurrent_width": 4, "recurrent_layers": 1}
+    if MODELS[name].architecture == "lungnet":
+        narrow = {"widths": (4, 4), "dilations": (1, 3), "fusion_widths": (4, 4) if MODELS[name].fusion_widths else ()}
+    network = model_config(name, dtype=dtype, **narrow)
+    run = RunConfig(network, TrainConfig(), InferenceConfig(threshold=0.0), "hu_window", 32)
+    run.save(tmp_path)
+    state = create_state(create_model(network), run.train, (8, 32, 32))
+    image = np.random.default_rng(0).integers(-1000, 400, (2, 8, 32, 32, 1)).astype(np.int16)
+    batch = {"image": image, "mask": (image > 0).astype(np.uint8)}
+    state, metrics = train_step(state, batch, jax.random.key(0), partial(normalise, intensity="hu_window"))
+    assert np.isfinite(float(metrics["loss"]))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state)
+    checkpoints.close()
+    status, _, error = rdunet("segment", DUMMY / "PHANTOM-001", "--workdir", tmp_path, "--output", tmp_path / "out")
+    assert status == 0, error
+    # probabilities lie above a threshold of 0, so the whole scan is predicted
+    assert nib.load(tmp_path / "out" / "mask.nii.gz").get_fdata().all()
