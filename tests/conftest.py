@@ -27,6 +27,14 @@ def real_patients() -> Path:
     return REAL_PATIENTS
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest):
+    """At the sizes of most tests compiling is all the time; `full_size` ones get the optimised programs."""
+    jax.config.update("jax_disable_most_optimizations", "full_size" not in request.keywords)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def optax_promotion():
     """Optax itself mixes integer and float scalars, so what runs its optimizers cannot be strict about dtypes."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -139,7 +140,8 @@ def test_every_command_has_help(command, rdunet) -> None:
 
 
 def run_python(code: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=quick, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -170,16 +172,7 @@ if __name__ == "__main__":
     assert (tmp_path / "out" / "segmentation" / "overview.png").exists()
 
 
-@pytest.fixture
-def quick_compilation():
-    """At these sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_network_trains_and_segments(name: str, dtype, rdunet, tmp_path: Path) -> None:

@@ -14,14 +14,6 @@ from rdunet_jax.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
 X = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, 3))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """At these sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def random_variables(layer: nn.Module):
     """Variables of the layer's shapes with normal entries, so that no gate rests at its initial value."""
     variables = jax.eval_shape(layer.init, jax.random.key(1), X)

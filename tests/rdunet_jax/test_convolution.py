@@ -11,14 +11,6 @@ from rdunet_jax.convolution import Conv3D, convolve, kernel_init
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """At these sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def inputs(depth: int, kernel_size: tuple[int, int, int], dtype=jnp.float32):
     x, kernel = jax.random.split(jax.random.key(0))
     return jax.random.normal(x, (2, depth, 12, 10, 5), dtype), jax.random.normal(kernel, (*kernel_size, 5, 3), dtype)

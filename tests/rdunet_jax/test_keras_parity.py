@@ -86,27 +86,20 @@ def test_same_number_of_parameters_as_published():
         assert recurrent_dense_unet().count_params() == 19_100_161
 
 
-@pytest.fixture
-def quick_compilation():
-    """At small sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])
-def test_probabilities_agree(gate, quick_compilation):
+def test_probabilities_agree(gate):
     assert inference_error(16, gate, depth=4, **SMALL) < 1e-6  # a few units in the last place of numbers below 1
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])
 def test_probabilities_agree_at_full_size(gate):
     # Sums of up to 13000 products through 27 layers, in another order than Keras'.
     assert inference_error(256, gate) < 1e-5
 
 
-def test_training_agrees(optax_promotion, quick_compilation):
+def test_training_agrees(optax_promotion):
     # Small logits: Keras' loss takes the logarithm of 1 - p, whose digits are few where p is near 1.
     ours, variables, theirs, config = pair(
         16, "hard_sigmoid", depth=4, logit_scale=0.3, **(SMALL | {"recurrent_layers": 1})

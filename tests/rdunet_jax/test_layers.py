@@ -22,14 +22,6 @@ X = jax.random.normal(jax.random.key(0), (2, 3, 8, 6, 5))
 NORM = partial(nn.BatchNorm, use_running_average=True, epsilon=1e-3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """At these sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def conv(x, layer):
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")

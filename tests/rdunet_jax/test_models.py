@@ -20,14 +20,6 @@ SMALL_UNET = {"widths": (4, 4), "recurrent_width": 4, "recurrent_layers": 1}
 SMALL_LUNGNET = {"widths": (4, 4), "dilations": (1, 3)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """At these sizes compiling is all the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small(name: str, **overrides) -> ModelConfig:
     """The named network with two levels of few features."""
     config = MODELS[name]
