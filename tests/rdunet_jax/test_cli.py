@@ -160,8 +160,8 @@ if __name__ == "__main__":
     from dataclasses import replace
     from pathlib import Path
     from rdunet_jax.cli import demo, main
-    demo.PATIENTS, demo.SLICES = 3, (8, 9)
-    demo.DATASET = replace(demo.DATASET, image_size=16)
+    demo.PATIENTS, demo.SLICES = 3, (12, 12)
+    demo.DATASET = replace(demo.DATASET, image_size=16, selection="any_tumour")
     demo.RECIPE = replace(demo.RECIPE, steps=2)
     demo.run_demo(Path("out"), main.console)
     {ABSENT}
