@@ -1,35 +1,107 @@
-"""Splits by patient, never by slice."""
+"""Splits by patient, never by slice: the VIP Cup's where its patients are all there, drawn by a seed otherwise.
 
-from collections.abc import Iterable
+A split can be frozen in a file, so that another data set of the same patients (other gray values, another size) or a
+later one gets the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from data_pipeline.errors import InputError
+from data_pipeline.files import atomic_path
+
+Split = dict[str, list[str]]
 
 SPLITS = ("train", "validation", "test")
 TEST_SHARE = 40 / 300
 """The VIP Cup's share of test patients (paper, Table 2)."""
 VALIDATION_SHARE = 0.1
 """Share of the training patients held out for validation (paper, section 3.3)."""
+VIP_CUP_TRAIN = frozenset(f"LUNG1-{number:03d}" for number in range(1, 261))
+VIP_CUP_TEST = frozenset(f"LUNG1-{number:03d}" for number in range(261, 301))
+"""The paper gives the counts, 260 and 40 of 300; which they are is read as the order of the patients' numbers."""
 
 
 def split_patients(
-    patients: Iterable[str], seed: int = 0, test_share: float = TEST_SHARE, validation_share: float = VALIDATION_SHARE
-) -> dict[str, list[str]]:
+    patients: Iterable[str],
+    seed: int = 0,
+    test_share: float = TEST_SHARE,
+    validation_share: float = VALIDATION_SHARE,
+    tests: Iterable[str] | None = None,
+) -> Split:
     """Draws patients into `train`, `validation` and `test`; the order in which they are given does not matter.
 
     Shares above 0 are rounded, but give at least one patient each where there are three patients or more. One or two
     patients are all for training: too few to hold any back.
+
+    Args:
+        tests: the test patients, where they are settled; then only the validation patients are drawn.
     """
     names = sorted(set(patients))
-    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     enough = len(names) >= 3
 
-    def count(share: float, total: int) -> int:
-        return max(1, round(share * total)) if enough and share > 0 else 0
+    def draw(pool: list[str], share: float) -> list[str]:
+        count = max(1, round(share * len(pool))) if enough and share > 0 else 0
+        return pool[:count]
 
-    tests = count(test_share, len(names))
-    validations = count(validation_share, len(names) - tests)
+    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    held = draw(shuffled, test_share) if tests is None else sorted(set(tests) & set(names))
+    others = [name for name in shuffled if name not in set(held)]
+    validations = draw(others, validation_share)
     return {
-        "train": sorted(shuffled[tests + validations :]),
-        "validation": sorted(shuffled[tests : tests + validations]),
-        "test": sorted(shuffled[:tests]),
+        "train": sorted(others[len(validations) :]),
+        "validation": sorted(validations),
+        "test": sorted(held),
     }
+
+
+def vip_cup_tests(names: Mapping[str, str]) -> tuple[set[str], set[str]] | None:
+    """The names of the Cup's training and test patients; None unless all 300 are there.
+
+    Args:
+        names: Patient ID to the name under which the data set has the patient.
+    """
+    if not set(names) >= VIP_CUP_TRAIN | VIP_CUP_TEST:
+        return None
+    return {names[one] for one in VIP_CUP_TRAIN}, {names[one] for one in VIP_CUP_TEST}
+
+
+def split_sha256(split: Mapping[str, list[str]]) -> str:
+    """SHA-256 of the patients of each part, whatever their order."""
+    tidy = {part: sorted(split[part]) for part in SPLITS}
+    return hashlib.sha256(json.dumps(tidy).encode()).hexdigest()
+
+
+def write_split(split: Split, path: Path) -> None:
+    """Freezes a split in a JSON file with its hash."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(split | {"sha256": split_sha256(split)}, indent=1) + "\n")
+
+
+def read_split(path: Path, patients: Iterable[str]) -> Split:
+    """The part of a frozen split that concerns these patients.
+
+    Raises:
+        InputError: not a split file, changed since it was written, or a patient is not in it.
+    """
+    try:
+        frozen: dict[str, Any] = json.loads(path.read_text())
+        split: Split = {part: [str(name) for name in frozen[part]] for part in SPLITS}
+        told = str(frozen["sha256"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a split file ({type(error).__name__}); `rdunet prepare` writes one") from error
+    if told != split_sha256(split):
+        raise InputError(f"{path}: changed since it was frozen (its sha256 does not fit); restore it or draw another")
+    listed = [name for part in SPLITS for name in split[part]]
+    if len(listed) != len(set(listed)):
+        raise InputError(f"{path}: a patient stands in two parts; restore it or draw another")
+    names = set(patients)
+    missing = sorted(names - set(listed))
+    if missing:
+        raise InputError(f"{path}: {len(missing)} patients are not in it, such as {missing[0]}; draw another split")
+    return {part: sorted(names & set(split[part])) for part in SPLITS}

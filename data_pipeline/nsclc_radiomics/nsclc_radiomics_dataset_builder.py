@@ -5,28 +5,27 @@ Every part of the split comes twice: `train`, `validation` and `test` hold one e
 refuses empty splits.
 """
 
-import multiprocessing
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from rich.progress import Progress
 
 from data_pipeline.discovery import Patient, discover
 from data_pipeline.errors import InputError
 from data_pipeline.intensity import stored_dtype
-from data_pipeline.patches import PATCH_DEPTH, patch_starts
-from data_pipeline.patient import prepare_patient
 from data_pipeline.privacy import load_key, pseudonym
+from data_pipeline.report import write_report
 from data_pipeline.settings import DatasetSettings
-from data_pipeline.splits import split_patients
+from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_tests, write_split
+from data_pipeline.staging import Example, Job, patches, stage_in_beam, stage_in_processes, whole_patient, without_path
 
 DESCRIPTION = """
 CT volumes and tumour masks of lung-cancer patients, on the network's grid: NSCLC-Radiomics (Aerts et al.), or any
@@ -50,8 +49,15 @@ class NsclcRadiomicsConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Builds from `manual_dir`, the folder of DICOM files.
 
-    `settings`, where given, name the config and also say how patients are split and which ROI is the tumour.
-    `on_patient(done, total)` is called whenever another patient has been read.
+    Args:
+        settings: where given, they name the config and also say how patients are split and which ROI is the tumour.
+        workers: processes that read headers and patients (default: one a core).
+        keep_ids: patients keep their Patient IDs instead of getting keyed pseudonyms.
+        key_file: the pseudonyms' key (default: `privacy.DEFAULT_KEY_FILE`).
+        index: file that remembers the DICOM headers for the next run.
+        split_file: a frozen split; drawn and written there if there is no such file.
+        beam_options: of an Apache Beam pipeline that reads and writes the patients; None for processes of this machine.
+        progress: shows bars in it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -70,13 +76,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         workers: int | None = None,
         keep_ids: bool = False,
         key_file: Path | None = None,
-        on_patient: Callable[[int, int], None] = lambda done, total: None,
+        index: Path | None = None,
+        split_file: Path | None = None,
+        beam_options: Sequence[str] | None = None,
+        progress: Progress | None = None,
         **kwargs: Any,
     ):
         self._workers = workers or os.cpu_count() or 1
         self._keep_ids = keep_ids
         self._key_file = key_file
-        self._on_patient = on_patient
+        self._index = index
+        self._split_file = split_file
+        self._beam_options = beam_options
+        self._progress = progress
         if settings is not None:  # TFDS takes another object under a name it knows for a mistake
             kwargs["config"] = self.builder_configs.get(settings.name, NsclcRadiomicsConfig.of(settings))
         super().__init__(**kwargs)
@@ -118,6 +130,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._download_and_prepare(*args, **kwargs)
+            # Still in the folder that TFDS renames when all is done: a finished data set has its report.
+            account = dict(self.info.metadata or {})
+            write_report(account, Path(self.data_dir))
+            write_split(account["splits"], Path(self.data_dir) / "split.json")
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
 
@@ -126,15 +142,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Where patients' arrays lie between reading and writing: in the folder that TFDS renames when all is done."""
         return Path(self.data_dir) / ".staging"
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterable[tuple[str, dict[str, Any]]]]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         settings = self._settings
         source = Path(dl_manager.manual_dir)
-        found = discover(source)
+        found = discover(source, index=self._index, workers=self._workers, progress=self._progress)
         self._staging.mkdir()
-        patients, rejected = self._read_patients(found.patients)
-        rejected += [{"patient": None, "reason": _without_path(r.reason)} for r in found.rejected]
+        jobs = self._jobs(found.patients)
+        patients, rejected = self._read(jobs)
+        rejected += [{"patient": None, "reason": without_path(one.reason)} for one in found.rejected]
         if not patients:
             reasons = [str(r.get("error", r["reason"])) for r in rejected]
             raise InputError(
@@ -144,18 +159,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
         for entry in rejected:
             entry.pop("error", None)
-        parts = split_patients(patients, settings.seed, settings.test_share, settings.validation_share)
+        taken = [job for job in jobs if job.name in patients]
+        split, left_out = self._split(jobs, taken)
+        rejected += [
+            {"patient": job.name, "reason": "not one of the VIP Cup's 300 patients, whose split is used"}
+            for job in taken
+            if job.person in left_out
+        ]
+        parts = {part: [job for job in taken if job.person in names] for part, names in split.items()}
+        patients = {job.name: patients[job.name] for jobs_of in parts.values() for job in jobs_of}
         metadata = self.info.metadata
         assert metadata is not None  # given in _info
         metadata.update(
-            settings=vars(settings), splits=parts, patients=patients, rejected=rejected, identities_kept=self._keep_ids
+            settings=vars(settings),
+            splits={part: [job.name for job in jobs_of] for part, jobs_of in parts.items()},
+            split_sha256=split_sha256(split),
+            patients=dict(sorted(patients.items())),
+            rejected=rejected,
+            ignored=found.ignored,
+            identities_kept=self._keep_ids,
+            dataset_sha256=_dataset_sha256(parts, patients),
         )
         generators = {}
-        for part, names in parts.items():
-            if any(patients[name]["patches"] for name in names):
-                generators[part] = _patches(names, self._staging)
-            if names:
-                generators[f"{part}_patients"] = _whole_patients(names, self._staging)
+        for part, jobs_of in parts.items():
+            if any(patients[job.name]["patches"] for job in jobs_of):
+                generators[part] = self._examples(patches, jobs_of)
+            if jobs_of:
+                generators[f"{part}_patients"] = self._examples(whole_patient, jobs_of)
         return generators
 
     def _log_download_bytes(self) -> None:
@@ -164,92 +194,64 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _log_download_done(self) -> None:
         """As above."""
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self) -> Iterator[Example]:
         raise NotImplementedError("_split_generators hands out the generators itself")
 
-    def _read_patients(self, patients: tuple[Patient, ...]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-        """Reads every patient once, in processes, into the staging folder; returns (records by name, rejections)."""
-        settings = self._settings
+    def _jobs(self, patients: Sequence[Patient]) -> list[Job]:
+        """A job a CT, in the order of names; a person with several CTs keeps them apart."""
         key = b"" if self._keep_ids else load_key(*filter(None, [self._key_file]))
-        names = {p.ct.series_uid: p.patient_id if self._keep_ids else pseudonym(p.patient_id, key) for p in patients}
-        taken: dict[str, dict[str, Any]] = {}
-        rejected: list[dict[str, Any]] = []
-        jobs: list[tuple[str, Patient, Path]] = []
-        for patient in patients:
-            name = names[patient.ct.series_uid]
-            twins = sum(names[job.ct.series_uid] == name for _, job, _ in jobs)
-            if twins:  # a patient with several CTs keeps them apart
-                name = f"{name}-{twins + 1}"
-            jobs.append((name, patient, self._staging / f"{name}.npz"))
-        stage = partial(_stage, settings)
-        workers = min(self._workers, len(jobs))
-        with ExitStack() as stack:
-            results = map(stage, jobs)
-            if workers > 1:  # spawn: a fork of a process in which JAX's threads run may hang
-                context = multiprocessing.get_context("spawn")
-                results = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(stage, jobs)
-            for done, ((name, _, _), (record, error)) in enumerate(zip(jobs, results, strict=True), start=1):
-                if record is None:
-                    rejected.append({"patient": name, "reason": _without_path(error), "error": error})
-                else:
-                    taken[name] = record
-                self._on_patient(done, len(jobs))
-        return dict(sorted(taken.items())), sorted(rejected, key=lambda entry: entry["patient"])
+        persons = [one.patient_id if self._keep_ids else pseudonym(one.patient_id, key) for one in patients]
+        named = []
+        for place, (person, patient) in enumerate(zip(persons, patients, strict=True)):
+            twins = persons[:place].count(person)
+            named.append((f"{person}-{twins + 1}" if twins else person, person, patient))
+        named.sort(key=lambda one: one[0])
+        return [Job(number, *one) for number, one in enumerate(named)]
+
+    def _read(self, jobs: Sequence[Job]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+        """Reads every CT once into the staging folder; returns (records by name, rejections)."""
+        if self._beam_options is not None:
+            results = stage_in_beam(jobs, self._settings, self._staging, self._beam_options)
+        else:
+            progress = self._progress
+            bar = progress.add_task("reading patients", total=len(jobs)) if progress else None
+
+            def on_patient(done: int, total: int) -> None:
+                if progress is not None and bar is not None:
+                    progress.update(bar, completed=done, total=total)
+
+            results = stage_in_processes(jobs, self._settings, self._staging, self._workers, on_patient)
+        told = list(zip(jobs, results, strict=True))
+        rejected = [
+            {"patient": job.name, "reason": without_path(error), "error": error}
+            for job, (record, error) in told
+            if record is None
+        ]
+        return {job.name: record for job, (record, _) in told if record is not None}, rejected
+
+    def _split(self, jobs: Sequence[Job], taken: Sequence[Job]) -> tuple[Split, set[str]]:
+        """The split by person, and who stays out of it: all beyond the VIP Cup's 300 where those are all there."""
+        settings, persons = self._settings, {job.person for job in taken}
+        if self._split_file is not None and self._split_file.exists():
+            return read_split(self._split_file, persons), set()
+        cup = vip_cup_tests({job.patient.patient_id: job.person for job in jobs})
+        trains, tests = cup or (persons, None)
+        inside = persons & (trains | (tests or set()))
+        split = split_patients(inside, settings.seed, settings.test_share, settings.validation_share, tests)
+        if self._split_file is not None:
+            write_split(split, self._split_file)
+        return split, persons - inside
+
+    def _examples(self, make: Callable[[Job, Path], Iterator[Example]], jobs: Sequence[Job]) -> Any:
+        """What TFDS takes for a split: an iterator, or a Beam transform."""
+        if self._beam_options is None:
+            return chain.from_iterable(make(job, self._staging) for job in jobs)
+        import apache_beam as beam
+
+        return beam.Create(list(jobs)) | beam.Reshuffle() | beam.FlatMap(make, self._staging)
 
 
-def _without_path(message: str) -> str:
-    """The message without the path it starts with, whose folders are often named after the patient."""
-    path, colon, reason = message.partition(": ")
-    return reason if colon and os.sep in path else message
-
-
-def _stage(settings: DatasetSettings, job: tuple[str, Patient, Path]) -> tuple[dict[str, Any] | None, str]:
-    """One patient, perhaps in a worker process: (record, ""), or (None, why not)."""
-    _, patient, path = job
-    try:
-        prepared = prepare_patient(patient, settings)
-    except InputError as error:
-        return None, str(error)
-    tumour_slices = np.asarray(prepared.mask.any(axis=(1, 2)))
-    starts = patch_starts(tumour_slices, settings.selection)
-    np.savez(
-        path,
-        image=prepared.image,
-        mask=prepared.mask,
-        ct_mask=prepared.ct_mask,
-        spacing_mm=prepared.spacing_mm,
-        starts=starts,
-    )
-    return prepared.record | {"patches": len(starts)}, ""
-
-
-def _example(
-    name: str, start: int, image: np.ndarray, mask: np.ndarray, ct_mask: np.ndarray, spacing_mm: np.ndarray
-) -> dict[str, Any]:
-    return {
-        "patient": name,
-        "start": start,
-        "image": image,
-        "mask": mask.astype(np.uint8),
-        "ct_mask": ct_mask.astype(np.uint8),
-        "spacing_mm": spacing_mm.astype(np.float32),
-    }
-
-
-def _whole_patients(names: list[str], staging: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in names:
-        with np.load(staging / f"{name}.npz") as staged:
-            arrays = {key: staged[key] for key in ("image", "mask", "ct_mask", "spacing_mm")}
-        yield name, _example(name, 0, **arrays)
-
-
-def _patches(names: list[str], staging: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in names:
-        with np.load(staging / f"{name}.npz") as staged:
-            image, mask, spacing_mm, starts = (staged[key] for key in ("image", "mask", "spacing_mm", "starts"))
-        for start in starts.tolist():
-            slices = slice(start, start + PATCH_DEPTH)
-            yield (
-                f"{name}/{start:04d}",
-                _example(name, start, image[slices], mask[slices], np.zeros((0, 0, 0)), spacing_mm),
-            )
+def _dataset_sha256(parts: dict[str, list[Job]], patients: dict[str, dict[str, Any]]) -> str:
+    """One hash of all examples and of how they are split."""
+    lines = [f"{part} {job.name} {patients[job.name]['examples_sha256']}\n" for part in parts for job in parts[part]]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -47,7 +47,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
             dicom, count=PATIENTS, seed=seed, slices=SLICES, on_patient=lambda *_: progress.advance(bar)
         )
     _headline(console, "2. rdunet prepare")
-    prepare_source(dicom, data_dir, replace(DATASET, seed=seed), None, True, None, False, console)
+    prepare_source(dicom, data_dir, replace(DATASET, seed=seed), console, keep_ids=True)
     data = Dataset(data_dir)
 
     _headline(console, "3. rdunet train")
@@ -59,7 +59,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     _headline(console, "5. rdunet segment, on the first of them")
     name = data.account["splits"]["test"][0]
     folder = next(folder for folder in folders if folder.name == name)
-    segment_source(folder, workdir, output / "segmentation", None, None, False, None, console)
+    segment_source(folder, workdir, output / "segmentation", console)
     console.print(f"\nthe whole road took {time.perf_counter() - started:.0f} s")
     return summary
 

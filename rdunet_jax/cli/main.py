@@ -30,6 +30,8 @@ def prepare(
     workers: int | None = None,
     keep_ids: bool = False,
     key: Path | None = None,
+    split_file: Path | None = None,
+    beam: tuple[str, ...] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Make a data set of patches and whole patients from DICOM folders.
@@ -37,14 +39,28 @@ def prepare(
     Args:
         source: Folder with the DICOM files of CTs and RTSTRUCTs, in folders of any layout.
         data_dir: Folder for the data set; one folder may hold several.
-        workers: Processes that read patients (default: one a core).
+        workers: Processes that read headers and patients (default: one a core).
         keep_ids: Keep the Patient IDs, for public data; otherwise patients get keyed pseudonyms.
         key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
+        split_file: Frozen split of the patients; drawn and written there if there is no such file.
+        beam: Read and write by Apache Beam with these options of its pipeline, such as runner=FlinkRunner (needs the
+            extra `beam`; all workers must see the source and the data set's folder).
         overwrite: Build a data set anew that is there already.
     """
     from rdunet_jax.cli.prepare import prepare_source
 
-    prepare_source(source, data_dir, settings, workers, keep_ids, key, overwrite, console)
+    prepare_source(
+        source,
+        data_dir,
+        settings,
+        console,
+        workers=workers,
+        keep_ids=keep_ids,
+        key=key,
+        split_file=split_file,
+        beam_options=None if beam is None else tuple(f"--{option}" for option in beam),
+        overwrite=overwrite,
+    )
 
 
 def train(
@@ -106,17 +122,20 @@ def segment(
     source: Positional[Path],
     workdir: Path,
     output: Path,
+    format: tuple[Literal["nifti", "seg", "rtstruct"], ...] = ("nifti",),
     threshold: float | None = None,
     dilation_diameter: int | None = None,
     keep_ids: bool = False,
     key: Path | None = None,
 ) -> None:
-    """Segment CT series with a trained network: a NIfTI mask on the CT's own grid and a picture.
+    """Segment CT series with a trained network: a mask on the CT's own grid and a picture.
 
     Args:
         source: Folder with the DICOM files of one CT or of several.
         workdir: Folder of the run whose best network is used.
-        output: Folder for `mask.nii.gz` and `overview.png`; of several CTs each gets a folder in it.
+        output: Folder for the mask and `overview.png`; of several CTs each gets a folder in it.
+        format: NIfTI (`mask.nii.gz`), DICOM Segmentation (`seg.dcm`), RT Structure Set (`rtstruct.dcm`). The DICOM
+            files refer to the CT's slices, and so carry patient and study as the CT does.
         threshold: Probability above which a voxel is tumour (default: the run's).
         dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
         keep_ids: Name the folders of several CTs by Patient ID instead of by keyed pseudonym.
@@ -124,7 +143,17 @@ def segment(
     """
     from rdunet_jax.cli.segment import segment_source
 
-    segment_source(source, workdir, output, threshold, dilation_diameter, keep_ids, key, console)
+    segment_source(
+        source,
+        workdir,
+        output,
+        console,
+        formats=format,
+        threshold=threshold,
+        dilation_diameter=dilation_diameter,
+        keep_ids=keep_ids,
+        key=key,
+    )
 
 
 def models(name: Positional[str | None] = None, image_size: int = 256) -> None:

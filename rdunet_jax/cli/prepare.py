@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_pipeline.prepare import PATIENT_COLUMNS, patient_rows, prepare_dataset, table_2
+from data_pipeline.prepare import prepare_dataset
+from data_pipeline.report import PATIENT_COLUMNS, patient_rows, table_2
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.cli.display import print_table, progress_bar
 
@@ -13,15 +14,17 @@ def prepare_source(
     source: Path,
     data_dir: Path,
     settings: DatasetSettings,
-    workers: int | None,
-    keep_ids: bool,
-    key: Path | None,
-    overwrite: bool,
     console: Console,
+    *,
+    workers: int | None = None,
+    keep_ids: bool = False,
+    key: Path | None = None,
+    split_file: Path | None = None,
+    beam_options: tuple[str, ...] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Builds the data set and shows its account; returns the data set's folder."""
     with progress_bar(console) as progress:
-        bar = progress.add_task("reading patients", total=None)
         folder, account = prepare_dataset(
             source,
             data_dir,
@@ -29,8 +32,10 @@ def prepare_source(
             workers=workers,
             keep_ids=keep_ids,
             key_file=key,
+            split_file=split_file,
+            beam_options=beam_options,
             overwrite=overwrite,
-            on_patient=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=progress,
         )
     print_table(console, "Patients", PATIENT_COLUMNS, patient_rows(account))
     print_table(
@@ -41,5 +46,6 @@ def prepare_source(
     )
     for entry in account["rejected"]:
         console.print(f"rejected {entry['patient'] or ''}: {entry['reason']}", markup=False)
+    console.print(f"data set SHA-256 {account['dataset_sha256'][:16]}…, split {account['split_sha256'][:16]}…")
     console.print(f"data set: {folder}\nreport:   {folder / 'report.md'}", markup=False)
     return folder

@@ -1,6 +1,7 @@
 """`rdunet segment`."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -9,6 +10,7 @@ from data_pipeline.dicom import CTVolume, read_volume
 from data_pipeline.discovery import Patient, discover
 from data_pipeline.errors import InputError
 from data_pipeline.export import write_nifti, write_overview
+from data_pipeline.export_dicom import write_rtstruct, write_seg
 from data_pipeline.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
@@ -18,16 +20,21 @@ from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference import SlidingWindow
 from rdunet_jax.workdir import TrainedNetwork, load_trained
 
+Format = Literal["nifti", "seg", "rtstruct"]
+FILES: dict[Format, str] = {"nifti": "mask.nii.gz", "seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
+
 
 def segment_source(
     source: Path,
     workdir: Path,
     output: Path,
-    threshold: float | None,
-    dilation_diameter: int | None,
-    keep_ids: bool,
-    key: Path | None,
     console: Console,
+    *,
+    formats: tuple[Format, ...] = ("nifti",),
+    threshold: float | None = None,
+    dilation_diameter: int | None = None,
+    keep_ids: bool = False,
+    key: Path | None = None,
 ) -> None:
     """Segments every CT found; one that cannot be used is told and left out, unless it is the only one."""
     network = load_trained(workdir)
@@ -42,7 +49,7 @@ def segment_source(
             name = patient.patient_id if keep_ids else pseudonym(patient.patient_id, secret)
             folder = output / f"{number:03d}-{name}"
         try:
-            _segment_patient(patient, network, inference, window, folder, console)
+            _segment_patient(patient, network, inference, window, folder, formats, console)
         except InputError as error:
             failures.append(error)
             console.print(f"left out: {error}", markup=False)
@@ -56,6 +63,7 @@ def _segment_patient(
     inference: InferenceConfig,
     window: SlidingWindow,
     folder: Path,
+    formats: tuple[Format, ...],
     console: Console,
 ) -> None:
     volume = read_volume(patient.ct)
@@ -66,13 +74,31 @@ def _segment_patient(
             network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
         )
     prediction = ct_mask(probabilities, volume.hounsfield.shape, inference)
-    write_nifti(prediction, volume.geometry, folder / "mask.nii.gz")
+    _write(prediction, volume, patient, folder, formats)
     truth = _contoured(patient, volume)
     write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
     millilitres = prediction.sum() * volume.geometry.voxel_volume_mm3 / 1000
     held = int(prediction.any(axis=(1, 2)).sum())
     console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(inference)})")
-    console.print(f"mask:    {folder / 'mask.nii.gz'}\npicture: {folder / 'overview.png'}", markup=False)
+    for name in formats:
+        console.print(f"mask:    {folder / FILES[name]}", markup=False)
+    console.print(f"picture: {folder / 'overview.png'}", markup=False)
+
+
+def _write(mask: np.ndarray, volume: CTVolume, patient: Patient, folder: Path, formats: tuple[Format, ...]) -> None:
+    """The mask in each format; what a format cannot say is told after the others are written."""
+    refused: list[InputError] = []
+    for name in formats:
+        try:
+            if name == "nifti":
+                write_nifti(mask, volume.geometry, folder / FILES[name])
+            else:
+                write = write_seg if name == "seg" else write_rtstruct
+                write(mask, volume.geometry, patient.ct.files, folder / FILES[name])
+        except InputError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
 
 
 def _contoured(patient: Patient, volume: CTVolume) -> np.ndarray | None:

@@ -15,7 +15,8 @@ from data_pipeline.grid import mask_to_network_grid
 from data_pipeline.loading import Dataset
 from data_pipeline.patches import patch_starts
 from data_pipeline.patient import prepare_image
-from data_pipeline.prepare import prepare_dataset, table_2
+from data_pipeline.prepare import prepare_dataset
+from data_pipeline.report import table_2
 from data_pipeline.rtstruct import mask_from_contours, read_contours
 from data_pipeline.settings import DatasetSettings
 
