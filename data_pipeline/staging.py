@@ -37,7 +37,7 @@ class Job:
 
     Attributes:
         number: its place in the order of names; it names its files, which are therefore safe whatever the name is.
-        name: pseudonym, or Patient ID where identities are kept; `-2` behind a person's second CT.
+        name: pseudonym, or Patient ID where identities are kept; `.ct2` behind a person's second CT.
         person: the same without the ending: the split is by person.
     """
 

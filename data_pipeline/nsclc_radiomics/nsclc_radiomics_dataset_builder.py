@@ -204,7 +204,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         named = []
         for place, (person, patient) in enumerate(zip(persons, patients, strict=True)):
             twins = persons[:place].count(person)
-            named.append((f"{person}-{twins + 1}" if twins else person, person, patient))
+            named.append((f"{person}.ct{twins + 1}" if twins else person, person, patient))
+        if len({name for name, *_ in named}) < len(named):
+            raise InputError("a Patient ID ends like our names of a person's further CTs (.ct2); leave --keep-ids out")
         named.sort(key=lambda one: one[0])
         return [Job(number, *one) for number, one in enumerate(named)]
 

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import tensorflow_datasets as tfds
 
 from data_pipeline.dicom import read_volume
 from data_pipeline.discovery import discover
@@ -19,9 +23,11 @@ from data_pipeline.prepare import prepare_dataset
 from data_pipeline.report import table_2
 from data_pipeline.rtstruct import mask_from_contours, read_contours
 from data_pipeline.settings import DatasetSettings
+from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 SETTINGS = DatasetSettings(image_size=32)
+TISSUE = np.full((9, 12, 10), 1100, np.uint16)
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +197,99 @@ def test_real_patients(real_patients: Path, tmp_path: Path) -> None:
         assert contours["polygon_volume_mm3"] == pytest.approx(volume_mm3, rel=1e-4)
         shift = np.subtract(contours["mask_centroid_mm"], contours["polygon_centroid_mm"])
         assert np.abs(shift).max() < 0.5 * min(record["spacing_mm"])
+
+
+def examples(data_dir: Path) -> list[tuple]:
+    """Everything a data set holds, in its order."""
+    builder = tfds.builder_from_directory(str(next(data_dir.glob("nsclc_radiomics/*/*/"))))
+    return [
+        (split, *(value.tobytes() if isinstance(value, np.ndarray) else value for value in example.values()))
+        for split in sorted(builder.info.splits)
+        for example in builder.as_data_source(split)
+    ]
+
+
+def test_one_or_two_workers_make_the_same_data_set(prepared, tmp_path: Path) -> None:
+    data_dir, _, account = prepared
+    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, workers=2)
+    assert other["dataset_sha256"] == account["dataset_sha256"]
+    assert examples(tmp_path) == examples(data_dir)
+    assert other == account
+
+
+@pytest.mark.slow  # Beam starts processes and a service of its own
+@pytest.mark.filterwarnings("ignore::Warning")  # Beam's own
+def test_beam_makes_the_same_data_set(prepared, tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam")
+    data_dir, _, account = prepared
+    options = ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, beam_options=options)
+    assert other == account
+    assert examples(tmp_path) == examples(data_dir)
+
+
+def test_another_size_makes_another_hash(prepared, tmp_path: Path) -> None:
+    _, _, account = prepared
+    _, other = prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), keep_ids=True, workers=1)
+    assert other["dataset_sha256"] != account["dataset_sha256"]
+    assert other["split_sha256"] == account["split_sha256"]
+
+
+def test_a_split_file_freezes_the_split(prepared, tmp_path: Path) -> None:
+    _, folder, account = prepared
+    other_seed = replace(SETTINGS, seed=1)
+    _, drawn = prepare_dataset(
+        DUMMY, tmp_path / "a", other_seed, keep_ids=True, workers=1, split_file=tmp_path / "split.json"
+    )
+    assert drawn["splits"] != account["splits"]
+    _, again = prepare_dataset(
+        DUMMY, tmp_path / "b", SETTINGS, keep_ids=True, workers=1, split_file=tmp_path / "split.json"
+    )
+    assert again["splits"] == drawn["splits"]
+    _, same = prepare_dataset(
+        DUMMY, tmp_path / "c", other_seed, keep_ids=True, workers=1, split_file=folder / "split.json"
+    )
+    assert same["splits"] == account["splits"]
+
+
+def test_all_cts_of_a_person_are_in_one_part(tmp_path: Path) -> None:
+    for number in range(12):
+        series = write_series(tmp_path / "in" / f"{number}", patient=number // 2, series=number, stored=TISSUE)
+        square = contour(series.points(4, [(3, 3), (3, 8), (8, 8), (8, 3)]))
+        write_rtstruct(tmp_path / "in" / f"{number}" / "rs", {"GTV-1": [square]}, series)
+    _, account = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS, keep_ids=True, workers=1)
+    assert len(account["patients"]) == 12 and "PATIENT-3.ct2" in account["patients"]
+    parts = [{name.removesuffix(".ct2") for name in names} for names in account["splits"].values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 6
+
+
+def test_several_rois_are_merged_on_demand(tmp_path: Path) -> None:
+    series = write_series(tmp_path / "in" / "ct", stored=TISSUE)
+    squares = {
+        f"GTV-{number}": [contour(series.points(4, [(row, 2), (row, 6), (row + 3, 6), (row + 3, 2)]))]
+        for number, row in ((1, 1), (2, 6))
+    }
+    write_rtstruct(tmp_path / "in" / "rs", squares, series)
+    voxels = []
+    for roi in (SETTINGS.roi, r"gtv-\d"):
+        _, account = prepare_dataset(tmp_path / "in", tmp_path / roi[-2:], replace(SETTINGS, roi=roi), workers=1)
+        (record,) = account["patients"].values()
+        voxels.append(record["contours"]["mask_voxels"])
+    assert voxels[1] == 2 * voxels[0]
+
+
+def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, workers=1)
+    index = json.loads((tmp_path / "dicom_index.json").read_text())
+    monkeypatch.setattr("data_pipeline.dicom_index._read_header", None)
+    prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), keep_ids=True, workers=1)
+    assert json.loads((tmp_path / "dicom_index.json").read_text()) == index
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.data_pipeline.kill_prepare", str(DUMMY), str(tmp_path), "20"]
+    run = subprocess.run(command, cwd=DUMMY.parents[2], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    report = json.loads(run.stdout)
+    assert report["killed"] >= 15 and report["finished"] + report["killed"] == 20  # some kills come too late
+    assert len(set(report["hashes"])) == 1 and len(report["hashes"]) == 21

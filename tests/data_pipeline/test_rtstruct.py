@@ -10,12 +10,14 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from rich.console import Console
 
 from data_pipeline.dicom import read_volume
 from data_pipeline.discovery import discover
 from data_pipeline.errors import InputError
 from data_pipeline.hounsfield import air_fraction
 from data_pipeline.rtstruct import Contour, mask_from_contours, read_contours
+from data_pipeline.sample_data import fetch_sample_data
 from tests.data_pipeline.dicom_files import contour, uid, write_rtstruct, write_series
 from tests.data_pipeline.shapes import SHAPES, drawn, inside, plain_geometry, random_geometry, rotation
 
@@ -381,10 +383,38 @@ def test_real_patients(real_patients, number, slices, used, volume_mm3):
     assert account.mask_volume_mm3 == pytest.approx(volume_mm3, rel=0.005)
     apart = np.diff(geometry.to_index(np.array([account.mask_centroid_mm, account.polygon_centroid_mm])), axis=0)
     assert np.abs(apart).max() < 0.5
+    assert_equals_the_oracle(mask, contours, geometry)
+
+
+def assert_equals_the_oracle(mask, contours, geometry) -> None:
+    """Voxel for voxel; the slices' contours of these patients are one each."""
+    seen = set()
     for one in contours:
         index = int(np.rint(geometry.to_index(one.points_mm)[0, 0]))
-        pixels = geometry.to_pixels(one.points_mm, index)
+        seen.add(index)
+        on_slice = [c for c in contours if int(np.rint(geometry.to_index(c.points_mm)[0, 0])) == index]
+        pixels = np.concatenate([geometry.to_pixels(c.points_mm, index) for c in on_slice])
         (top, left), (bottom, right) = pixels.min(axis=0).astype(int) - 1, pixels.max(axis=0).astype(int) + 3
-        expected = inside([one], geometry, index, rows=(top, bottom), columns=(left, right))[0]
+        (top, left), (bottom, right) = np.maximum((top, left), 0), np.minimum((bottom, right), geometry.shape[1:])
+        expected = inside(on_slice, geometry, index, rows=(top, bottom), columns=(left, right))[0]
         np.testing.assert_array_equal(mask[index, top:bottom, left:right], expected)
         assert mask[index].sum() == expected.sum()
+    assert set(np.flatnonzero(mask.any(axis=(1, 2)))) <= seen
+
+
+@pytest.mark.slow  # downloads 26 MB
+def test_the_sample_patients_equal_the_oracle(tmp_path):
+    try:
+        fetch_sample_data(tmp_path / "sample", console=Console(quiet=True))
+    except InputError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip(f"the sample patients cannot be had here: {error}")
+    patients = discover(tmp_path / "sample").patients
+    assert len(patients) == 4
+    for patient in patients:
+        geometry = read_volume(patient.ct).geometry
+        contours = read_contours(patient.rtstructs[0])
+        mask, account = mask_from_contours(contours, geometry)
+        assert account.used == account.total == len(contours) and not account.rejected
+        assert_equals_the_oracle(mask, contours, geometry)

@@ -1,6 +1,11 @@
 """Splits by patient."""
 
-from data_pipeline.splits import split_patients
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import InputError
+from data_pipeline.splits import read_split, split_patients, vip_cup_tests, write_split
 
 
 def test_300_patients_give_the_papers_counts() -> None:
@@ -29,3 +34,48 @@ def test_few_patients() -> None:
 
 def test_a_share_of_zero_holds_nobody_back() -> None:
     assert split_patients("abcd", test_share=0, validation_share=0)["train"] == list("abcd")
+
+
+def test_the_vip_cups_patients_are_split_as_there() -> None:
+    names = {f"LUNG1-{number:03d}": f"P-{number}" for number in range(1, 423)}
+    cup = vip_cup_tests(names)
+    assert cup is not None
+    trains, tests = cup
+    assert (len(trains), len(tests)) == (260, 40) and "P-260" in trains and "P-261" in tests
+    parts = split_patients(trains | tests, tests=tests)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 234, "validation": 26, "test": 40}
+    assert set(parts["test"]) == tests
+    del names["LUNG1-128"]
+    assert vip_cup_tests(names) is None
+
+
+def test_a_frozen_split_comes_back_for_the_patients_there_are(tmp_path: Path) -> None:
+    split = split_patients(f"p{i}" for i in range(20))
+    write_split(split, tmp_path / "split.json")
+    assert read_split(tmp_path / "split.json", (f"p{i}" for i in range(20))) == split
+    some = {"p1", "p5", "p12"}
+    part = read_split(tmp_path / "split.json", some)
+    assert {name for names in part.values() for name in names} == some
+    assert all(set(part[name]) <= set(split[name]) for name in split)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text.replace('"p3"', '"p99"'), "changed since it was frozen"),
+        (lambda text: text[:-20], "not a split file"),
+        (lambda text: "[]", "not a split file"),
+    ],
+)
+def test_a_spoilt_split_file_is_refused(spoil, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    write_split(split_patients(f"p{i}" for i in range(20)), path)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(InputError, match=message):
+        read_split(path, ["p1"])
+
+
+def test_a_patient_that_a_frozen_split_lacks_is_named(tmp_path: Path) -> None:
+    write_split(split_patients(["a", "b", "c"]), tmp_path / "split.json")
+    with pytest.raises(InputError, match="such as d"):
+        read_split(tmp_path / "split.json", ["a", "d"])
