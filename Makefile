@@ -31,9 +31,9 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-# TensorFlow, for TFDS' own test case of the builder; nothing else needs it.
+# TensorFlow for TFDS' own test case of the builder, Apache Beam for the building of data sets by it.
 $(VENV)/slow.stamp: $(VENV)/dev.stamp
-	$(PIP) --editable '.[dev,tensorflow]'
+	$(PIP) --editable '.[dev,tensorflow,beam]'
 	touch $@
 
 clean:

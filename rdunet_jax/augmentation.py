@@ -1,29 +1,285 @@
-"""Random changes of training patches, on the device: pure functions of a key, images and masks alike."""
+"""Random changes of training patches, on the device: pure functions of a key, images and masks alike.
+
+| name                   | what a patch undergoes                                                            |
+|------------------------|-----------------------------------------------------------------------------------|
+| `rotation`             | a turn about its centre                                                           |
+| `cropping`             | a random square-on part of it, resized to the whole                               |
+| `global_shift`         | one number added to all pixels                                                    |
+| `global_scale`         | one factor on all pixels                                                          |
+| `additive_noise`       | a number of its own added to each pixel                                           |
+| `multiplicative_noise` | a factor of its own on each pixel                                                 |
+| `horizontal_flip`      | left and right exchanged                                                          |
+| `blur`                 | a Gaussian                                                                        |
+| `keras`                | the Keras code's scheme: nothing, a rotation of at most 5 degrees, an elastic     |
+|                        | deformation, a change of intensity or a flip, with equal chance                   |
+
+The first eight are the paper's (section 3.2), each made with `AugmentConfig.chance` and as far as `AugmentConfig` says.
+Shift and scale are read as changes of intensity: they are the noises' global kin, as in the Keras code.
+
+Every draw is one for a patch: all its slices get the same 2-D map, and the mask the same geometry. Images are gray in
+0..1 and stay so, by clipping; masks are 0 or 1 and stay so, interpolated like the image and cut at 1/2. Beyond its edge
+a slice goes on as its mirror image (SciPy's `reflect`).
+"""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
+from rdunet_jax.config import AugmentConfig, Augmentation
+
 Patches = Float[Array, "batch depth height width 1"]
-Augmentation = Literal["horizontal_flip"]
+Slices = Float[Array, "depth height width"]
+GRAY_LEVELS = 255
 
 
-def horizontal_flip(key: Array, images: Patches, masks: Patches) -> tuple[Patches, Patches]:
-    """Mirrors each patch left to right with chance 1/2, all its slices and its mask together (paper, section 3.2)."""
-    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1, 1))
-    return tuple(jnp.where(flipped, x[:, :, :, ::-1], x) for x in (images, masks))  # pyright: ignore[reportReturnType]
+class Patch(NamedTuple):
+    """An image and its mask, without batch and channel."""
+
+    image: Slices
+    mask: Slices
 
 
-AUGMENTATIONS: dict[str, Callable[[Array, Patches, Patches], tuple[Patches, Patches]]] = {
+Change = Callable[[Array, Patch, AugmentConfig], Patch]
+"""(key, patch, how far) to the patch changed."""
+
+
+def between(key: Array, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
+    """Uniform in low..high."""
+    return jax.random.uniform(key, shape, jnp.float32, low, high)
+
+
+# Geometry: where each pixel of the result comes from.
+
+
+def warp(patch: Patch, coordinates: Float[Array, "2 height width"]) -> Patch:
+    """The patch resampled at (row, column) `coordinates` in pixels, bilinearly."""
+
+    def resampled(slice_: Array) -> Array:
+        return map_coordinates(slice_, list(coordinates), order=1, mode="reflect")
+
+    image, mask = (jax.vmap(resampled)(slices) for slices in patch)
+    return Patch(image, (mask >= 0.5).astype(mask.dtype))
+
+
+def pixel_grid(patch: Patch) -> Float[Array, "2 height width"]:
+    """Row and column of each pixel."""
+    return jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in patch.image.shape[1:]), indexing="ij"))
+
+
+def rotate(patch: Patch, degrees: Float[Array, ""]) -> Patch:
+    """The patch turned about its centre, to the side that `scipy.ndimage.rotate` turns."""
+    centre = jnp.array([(n - 1) / 2 for n in patch.image.shape[1:]], jnp.float32)[:, None, None]
+    row, column = pixel_grid(patch) - centre
+    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    return warp(patch, jnp.stack([cos * row + sin * column, cos * column - sin * row]) + centre)
+
+
+def crop(patch: Patch, side: Float[Array, ""], place: Float[Array, "2"]) -> Patch:
+    """A part of the patch, resized to the whole.
+
+    Args:
+        side: of the part, as a fraction of the patch's.
+        place: where the part lies, down and across: 0 is at the first pixel, 1 at the last.
+    """
+    size = jnp.array(patch.image.shape[1:], jnp.float32)
+    first = (1 - side) * place * size
+    # The half: it is the outer edges of the pixels that are aligned, not their centres.
+    return warp(patch, first[:, None, None] + side * (pixel_grid(patch) + 0.5) - 0.5)
+
+
+def elastic(patch: Patch, noise: Float[Array, "2 height width"]) -> Patch:
+    """The patch displaced by noise in -1..1, smoothed over 0.08 widths and multiplied by 2 widths (Keras code)."""
+    width = patch.image.shape[2]
+    return warp(patch, pixel_grid(patch) + 2 * width * gaussian_blur(noise, jnp.float32(0.08 * width)))
+
+
+def mirror(patch: Patch) -> Patch:
+    """Left and right exchanged."""
+    return Patch(patch.image[:, :, ::-1], patch.mask[:, :, ::-1])
+
+
+# Intensity: images alone.
+
+
+def smooth(slices: Slices, kernel: Callable[[Array], Array]) -> Slices:
+    """Each slice convolved along both axes with a kernel (distance in pixels to weight), shorter than the slice.
+
+    As products with banded matrices: the kernel may then be traced, and its length needs no bound.
+    """
+
+    def matrix(size: int) -> Array:
+        target, source = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
+        # a source pixel, and its mirror images beyond the first and the last
+        weights = sum(kernel(place - target) for place in (source, -1 - source, 2 * size - 1 - source))
+        return weights / weights.sum(1, keepdims=True)
+
+    _, height, width = slices.shape
+    rows = jnp.einsum("ij,djw->diw", matrix(height), slices, precision="highest")
+    return jnp.einsum("ij,dhj->dhi", matrix(width), rows, precision="highest")
+
+
+def gaussian_blur(slices: Slices, sigma: Float[Array, ""]) -> Slices:
+    """A Gaussian of standard deviation `sigma` pixels; 0 changes nothing."""
+    # 0 would divide 0 by 0; at 1/100 all weights but the middle one are 0 already
+    return smooth(slices, lambda distance: jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 0.01)) ** 2))
+
+
+def mean_blur(slices: Slices, size: Array) -> Slices:
+    """The mean of `size` x `size` pixels; of an even number the larger half lies above and to the left."""
+    half = size // 2
+    return smooth(slices, lambda distance: ((distance >= -half) & (distance < size - half)).astype(slices.dtype))
+
+
+def median_blur(slices: Slices, size: int) -> Slices:
+    """The median of `size` x `size` pixels; `size` is odd."""
+    _, height, width = slices.shape
+    padded = jnp.pad(slices, ((0, 0), (size // 2, size // 2), (size // 2, size // 2)), mode="symmetric")
+    neighbours = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.sort(jnp.stack(neighbours), axis=0)[size * size // 2]
+
+
+def on_image(change: Callable[[Array, Slices, AugmentConfig], Slices]) -> Change:
+    """A change of the image's intensity, kept within 0..1, as one of the patch."""
+    return lambda key, patch, how: Patch(jnp.clip(change(key, patch.image, how), 0, 1), patch.mask)
+
+
+# The paper's eight.
+
+
+def rotation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    return rotate(patch, between(key, -how.rotation, how.rotation))
+
+
+def cropping(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    side_key, place_key = jax.random.split(key)
+    return crop(patch, between(side_key, how.cropping, 1.0), between(place_key, 0.0, 1.0, (2,)))
+
+
+def horizontal_flip(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    return mirror(patch)
+
+
+@on_image
+def global_shift(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    return image + between(key, -how.global_shift, how.global_shift) / GRAY_LEVELS
+
+
+@on_image
+def global_scale(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    return image * between(key, 1 - how.global_scale, 1 + how.global_scale)
+
+
+@on_image
+def additive_noise(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    noise = between(key, -how.additive_noise, how.additive_noise, (1, *image.shape[1:]))
+    return image + noise / GRAY_LEVELS
+
+
+@on_image
+def multiplicative_noise(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    return image * between(key, 1 - how.multiplicative_noise, 1 + how.multiplicative_noise, (1, *image.shape[1:]))
+
+
+@on_image
+def blur(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    return gaussian_blur(image, between(key, 0.0, how.blur))
+
+
+PAPER: dict[Augmentation, Change] = {
+    "rotation": rotation,
+    "cropping": cropping,
+    "global_shift": global_shift,
+    "global_scale": global_scale,
+    "additive_noise": additive_noise,
+    "multiplicative_noise": multiplicative_noise,
     "horizontal_flip": horizontal_flip,
+    "blur": blur,
 }
 
+# The Keras code's scheme, whose sizes are fixed.
 
-def augment(key: Array, images: Patches, masks: Patches, names: tuple[Augmentation, ...]) -> tuple[Patches, Patches]:
-    """Applies the named changes in the order given, each with a key of its own."""
+KERAS = AugmentConfig(
+    rotation=5.0, global_shift=10.0, global_scale=0.1, additive_noise=10.0, multiplicative_noise=0.05, blur=1.0
+)
+
+
+def one_of(*changes: Change) -> Change:
+    """One of the changes, with equal chance."""
+
+    def change(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+        choice_key, change_key = jax.random.split(key)
+        choice = jax.random.randint(choice_key, (), 0, len(changes))
+        return jax.lax.switch(
+            choice, [lambda k, p, change=change: change(k, p, how) for change in changes], change_key, patch
+        )
+
+    return change
+
+
+@on_image
+def contrast(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    """With chance 0.3, the distance to middle gray (128) multiplied by 0.5..1.5."""
+    chance_key, factor_key = jax.random.split(key)
+    middle = 128 / GRAY_LEVELS
+    factor = jnp.where(jax.random.bernoulli(chance_key, 0.3), between(factor_key, 0.5, 1.5), 1.0)
+    return middle + factor * (image - middle)
+
+
+_one_intensity = one_of(
+    global_shift,
+    additive_noise,
+    global_scale,
+    multiplicative_noise,
+    blur,
+    on_image(lambda key, image, how: mean_blur(image, jax.random.randint(key, (), 2, 5))),
+    # The median is of an odd number of pixels: 3 or 5, evenly.
+    one_of(*(on_image(lambda key, image, how, size=size: median_blur(image, size)) for size in (3, 5))),
+)
+
+
+def intensity(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    """Contrast, then one of seven: shift, noise, scale, multiplicative noise, Gaussian, mean or median blur."""
+    contrast_key, change_key = jax.random.split(key)
+    return _one_intensity(change_key, contrast(contrast_key, patch, how), how)
+
+
+def elastic_deformation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    return elastic(patch, between(key, -1.0, 1.0, (2, *patch.image.shape[1:])))
+
+
+keras_scheme = one_of(lambda key, patch, how: patch, rotation, elastic_deformation, intensity, horizontal_flip)
+
+
+def augment(
+    key: Array,
+    images: Patches,
+    masks: Patches,
+    names: tuple[Augmentation, ...],
+    settings: AugmentConfig = AugmentConfig(),
+) -> tuple[Patches, Patches]:
+    """Makes the named changes in the order given, each with a key of its own.
+
+    Args:
+        images: gray in 0..1, float32.
+        masks: 0 or 1, float32.
+        settings: how often and how far, for the paper's eight.
+    """
+
+    def sometimes(change: Change, key: Array, patch: Patch) -> Patch:
+        chance_key, change_key = jax.random.split(key)
+        chosen = jax.random.bernoulli(chance_key, settings.chance)
+        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), change(change_key, patch, settings), patch)
+
+    patches = Patch(images[..., 0], masks[..., 0])
     for index, name in enumerate(names):
-        images, masks = AUGMENTATIONS[name](jax.random.fold_in(key, index), images, masks)
-    return images, masks
+        keys = jax.random.split(jax.random.fold_in(key, index), len(images))
+        if name == "keras":
+            # Patch by patch, since vmap would compute every branch of the scheme for every patch.
+            patches = jax.lax.map(lambda pair: keras_scheme(*pair, KERAS), (keys, patches))
+        else:
+            patches = jax.vmap(lambda key, patch, change=PAPER[name]: sometimes(change, key, patch))(keys, patches)
+    return patches.image[..., None], patches.mask[..., None]

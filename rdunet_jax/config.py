@@ -3,6 +3,44 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Augmentation = Literal[
+    "rotation",
+    "cropping",
+    "global_shift",
+    "global_scale",
+    "additive_noise",
+    "multiplicative_noise",
+    "horizontal_flip",
+    "blur",
+    "keras",
+]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How often and how far the paper's eight changes go.
+
+    The paper names the changes (section 3.2) and not their sizes: these are the public Keras code's where it makes the
+    same change. Gray levels are those of 8 bits, 0..255.
+    """
+
+    chance: float = 0.5
+    """Chance that a named change is made to a patch, each by itself."""
+    rotation: float = 5.0
+    """Degrees, at most, either way."""
+    cropping: float = 0.9
+    """Smallest side of a crop, as a part of the patch's."""
+    global_shift: float = 10.0
+    """Gray levels, at most, added to a whole patch or taken off it."""
+    global_scale: float = 0.1
+    """Part, at most, by which a whole patch gets brighter or darker."""
+    additive_noise: float = 10.0
+    """Gray levels, at most, added to a pixel or taken off it."""
+    multiplicative_noise: float = 0.05
+    """Part, at most, by which a pixel gets brighter or darker."""
+    blur: float = 1.0
+    """Largest standard deviation of the Gaussian, in pixels."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -27,8 +65,12 @@ class TrainConfig:
     validation: Literal["patients", "patches", "none"] = "patients"
     """Where validation Dice is measured: on whole patients through the evaluator, or faster on their training patches
     alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
-    augmentation: tuple[Literal["horizontal_flip"], ...] = ()
-    """Random changes of the training patches, in this order."""
+    augmentation: tuple[Augmentation, ...] = ()
+    """Random changes of the training patches, in this order: any of the paper's eight, or `keras` for its code's."""
+    loss: str = "bce"
+    """What is minimised: `bce`, `dice`, `tversky`, `focal` or `iou`, or a weighted sum such as `bce+0.5*dice`."""
+    tversky_alpha: float = 0.5
+    """Weight of false positives in `tversky`, from 0 to 1; false negatives get the rest."""
     seed: int = 0
     """Seeds the initial weights, the order of the patches and the dropout."""
 

@@ -1,14 +1,107 @@
-"""Losses from logits."""
+"""Losses from logits, computed in float32, each a mean or a ratio over a whole batch; and weighted sums of them.
 
+| name      | loss                                                                   |
+|-----------|------------------------------------------------------------------------|
+| `bce`     | binary cross-entropy, the paper's choice                               |
+| `dice`    | 1 - soft Dice                                                          |
+| `tversky` | 1 - Tversky index: Dice with false positives and negatives told apart  |
+| `focal`   | cross-entropy with less weight on voxels that are already right        |
+| `iou`     | 1 - soft intersection over union                                       |
+
+All five stand in the paper's Table 5.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+Logits = Float[Array, "*shape"]
+Targets = Shaped[Array, "*shape"]
+"""0 or 1, any dtype."""
+Scalar = Float[Array, ""]
+Loss = Callable[[Logits, Targets], Scalar]
 
-def binary_cross_entropy(logits: Float[Array, "*shape"], targets: Shaped[Array, "*shape"]) -> Float[Array, ""]:
-    """Mean binary cross-entropy over all voxels (paper, section 3.3), from logits, in float32.
+SMOOTHING = 0.5
+"""Added above and below in the ratios of overlap, so that an empty mask has a value and a gradient. With 0.5 the Dice
+loss is one minus the Dice with +1 smoothing that the Keras code reports."""
+
+
+def binary_cross_entropy(logits: Logits, targets: Targets) -> Scalar:
+    """Mean binary cross-entropy over all voxels (paper, section 3.3)."""
+    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32)).mean()
+
+
+def tversky(logits: Logits, targets: Targets, alpha: float = 0.5) -> Scalar:
+    """One minus the Tversky index TP / (TP + alpha FP + (1 - alpha) FN) of the probabilities.
+
+    Alpha weighs false positives. Where false positives cost more, a trained network has fewer of them and misses more,
+    and that is what the paper's Table 5 shows for a rising alpha: 786 slices falsely positive and 221 falsely negative
+    at 0.1, 243 and 396 at 0.9. An alpha on the false negatives would turn that trend round. At 0.5 this is Dice.
+    """
+    return _overlap_loss(logits, targets, alpha, 1 - alpha)
+
+
+def dice(logits: Logits, targets: Targets) -> Scalar:
+    """One minus soft Dice, (2 TP + 1) / (|X| + |Y| + 1)."""
+    return _overlap_loss(logits, targets, 0.5, 0.5)
+
+
+def iou(logits: Logits, targets: Targets) -> Scalar:
+    """One minus the soft intersection over union."""
+    return _overlap_loss(logits, targets, 1.0, 1.0)
+
+
+def focal(logits: Logits, targets: Targets, gamma: float = 2.0, alpha: float = 0.25) -> Scalar:
+    """Mean of -w (1 - p)^gamma log p, with p the probability of the right class (Lin et al. 2017, and their defaults).
 
     Args:
-        targets: 0 or 1, any dtype.
+        alpha: w of tumour; the rest has 1 - alpha.
     """
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32)).mean()
+    targets = targets.astype(jnp.float32)
+    margin = logits.astype(jnp.float32) * (2 * targets - 1)
+    # (1 - p)^gamma as an exponential: a power has no gradient where 1 - p is rounded to 0.
+    voxels = jnp.exp(-gamma * jax.nn.softplus(margin)) * jax.nn.softplus(-margin)
+    return ((alpha * targets + (1 - alpha) * (1 - targets)) * voxels).mean()
+
+
+def _overlap_loss(logits: Logits, targets: Targets, false_positives: float, false_negatives: float) -> Scalar:
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    tumour, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - p would cancel where p is near 1
+    wrong = false_positives * (tumour * (1 - targets)).sum() + false_negatives * (rest * targets).sum()
+    # wrong / all and not 1 - right / all, for digits where the loss is small
+    return wrong / ((tumour * targets).sum() + wrong + SMOOTHING)
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": binary_cross_entropy,
+    "dice": dice,
+    "tversky": tversky,
+    "focal": focal,
+    "iou": iou,
+}
+
+
+def make_loss(formula: str, tversky_alpha: float = 0.5) -> Loss:
+    """The loss that a formula names: a name of `LOSSES`, or names with weights such as `bce+0.5*dice`.
+
+    Raises:
+        ValueError: the formula is none.
+    """
+    losses = LOSSES | {"tversky": partial(tversky, alpha=tversky_alpha)}
+    terms: list[tuple[float, Loss]] = []
+    for term in formula.split("+"):
+        weight, _, name = term.rpartition("*")
+        try:
+            terms.append((float(weight or 1), losses[name.strip()]))
+        except (KeyError, ValueError):
+            known = ", ".join(LOSSES)
+            raise ValueError(f"{formula!r} is no loss: it takes {known}, or a sum such as bce+0.5*dice") from None
+
+    def weighted_sum(logits: Logits, targets: Targets) -> Scalar:
+        return sum((weight * loss(logits, targets) for weight, loss in terms), start=jnp.float32(0))
+
+    return weighted_sum
