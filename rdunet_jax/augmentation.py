@@ -29,11 +29,12 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
-from rdunet_jax.config import AugmentConfig, Augmentation
+from rdunet_jax.config import Augmentation, AugmentConfig
 
 Patches = Float[Array, "batch depth height width 1"]
 Slices = Float[Array, "depth height width"]
 GRAY_LEVELS = 255
+DEFAULTS = AugmentConfig()
 
 
 class Patch(NamedTuple):
@@ -112,9 +113,11 @@ def smooth(slices: Slices, kernel: Callable[[Array], Array]) -> Slices:
     """
 
     def matrix(size: int) -> Array:
-        target, source = jnp.arange(size)[:, None], jnp.arange(size)[None, :]
+        source = jnp.arange(size, dtype=jnp.float32)[None, :]
+        target = source.T
         # a source pixel, and its mirror images beyond the first and the last
-        weights = sum(kernel(place - target) for place in (source, -1 - source, 2 * size - 1 - source))
+        places = (source, -1 - source, 2 * size - 1 - source)
+        weights = jnp.stack([kernel(place - target) for place in places]).sum(0)
         return weights / weights.sum(1, keepdims=True)
 
     _, height, width = slices.shape
@@ -130,7 +133,7 @@ def gaussian_blur(slices: Slices, sigma: Float[Array, ""]) -> Slices:
 
 def mean_blur(slices: Slices, size: Array) -> Slices:
     """The mean of `size` x `size` pixels; of an even number the larger half lies above and to the left."""
-    half = size // 2
+    half, size = (size // 2).astype(slices.dtype), size.astype(slices.dtype)
     return smooth(slices, lambda distance: ((distance >= -half) & (distance < size - half)).astype(slices.dtype))
 
 
@@ -189,17 +192,6 @@ def blur(key: Array, image: Slices, how: AugmentConfig) -> Slices:
     return gaussian_blur(image, between(key, 0.0, how.blur))
 
 
-PAPER: dict[Augmentation, Change] = {
-    "rotation": rotation,
-    "cropping": cropping,
-    "global_shift": global_shift,
-    "global_scale": global_scale,
-    "additive_noise": additive_noise,
-    "multiplicative_noise": multiplicative_noise,
-    "horizontal_flip": horizontal_flip,
-    "blur": blur,
-}
-
 # The Keras code's scheme, whose sizes are fixed.
 
 KERAS = AugmentConfig(
@@ -251,7 +243,35 @@ def elastic_deformation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
     return elastic(patch, between(key, -1.0, 1.0, (2, *patch.image.shape[1:])))
 
 
-keras_scheme = one_of(lambda key, patch, how: patch, rotation, elastic_deformation, intensity, horizontal_flip)
+_one_of_five = one_of(lambda key, patch, how: patch, rotation, elastic_deformation, intensity, horizontal_flip)
+
+
+def keras(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    return _one_of_five(key, patch, KERAS)
+
+
+def sometimes(change: Change) -> Change:
+    """The change, with the chance that the settings give it."""
+
+    def maybe(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+        chance_key, change_key = jax.random.split(key)
+        chosen = jax.random.bernoulli(chance_key, how.chance)
+        return jax.lax.cond(chosen, lambda k, p: change(k, p, how), lambda k, p: p, change_key, patch)
+
+    return maybe
+
+
+AUGMENTATIONS: dict[Augmentation, Change] = {
+    "rotation": sometimes(rotation),
+    "cropping": sometimes(cropping),
+    "global_shift": sometimes(global_shift),
+    "global_scale": sometimes(global_scale),
+    "additive_noise": sometimes(additive_noise),
+    "multiplicative_noise": sometimes(multiplicative_noise),
+    "horizontal_flip": sometimes(horizontal_flip),
+    "blur": sometimes(blur),
+    "keras": keras,
+}
 
 
 def augment(
@@ -259,27 +279,26 @@ def augment(
     images: Patches,
     masks: Patches,
     names: tuple[Augmentation, ...],
-    settings: AugmentConfig = AugmentConfig(),
+    settings: AugmentConfig = DEFAULTS,
 ) -> tuple[Patches, Patches]:
-    """Makes the named changes in the order given, each with a key of its own.
+    """Makes the named changes in the order given, each patch and each change with a key of its own.
 
     Args:
         images: gray in 0..1, float32.
         masks: 0 or 1, float32.
         settings: how often and how far, for the paper's eight.
     """
+    if not names:
+        return images, masks
 
-    def sometimes(change: Change, key: Array, patch: Patch) -> Patch:
-        chance_key, change_key = jax.random.split(key)
-        chosen = jax.random.bernoulli(chance_key, settings.chance)
-        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), change(change_key, patch, settings), patch)
+    def changed(pair: tuple[Array, Patch]) -> Patch:
+        key, patch = pair
+        for index, name in enumerate(names):
+            patch = AUGMENTATIONS[name](jax.random.fold_in(key, index), patch, settings)
+        return patch
 
-    patches = Patch(images[..., 0], masks[..., 0])
-    for index, name in enumerate(names):
-        keys = jax.random.split(jax.random.fold_in(key, index), len(images))
-        if name == "keras":
-            # Patch by patch, since vmap would compute every branch of the scheme for every patch.
-            patches = jax.lax.map(lambda pair: keras_scheme(*pair, KERAS), (keys, patches))
-        else:
-            patches = jax.vmap(lambda key, patch, change=PAPER[name]: sometimes(change, key, patch))(keys, patches)
+    # Patch by patch: vmap would compute what no patch was chosen for, and XLA would then fuse one resampling into the
+    # next, computing the first once for each of the second's four neighbours.
+    keys = jax.random.split(key, len(images))
+    patches = jax.lax.map(changed, (keys, Patch(images[..., 0], masks[..., 0])))
     return patches.image[..., None], patches.mask[..., None]

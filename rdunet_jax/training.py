@@ -21,7 +21,7 @@ from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.history import History, StepRow
 from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.losses import binary_cross_entropy
+from rdunet_jax.losses import Loss, binary_cross_entropy, make_loss
 
 Batch = dict[str, Shaped[Any, "batch depth height width 1"]]
 Normalise = Callable[[Array], Array]
@@ -83,13 +83,14 @@ def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*sha
     return (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
 
 
-@partial(jax.jit, static_argnames=("normalise", "augmentation"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("normalise", "augmentation", "loss_function"), donate_argnames="state")
 def train_step(
     state: TrainState,
     batch: Batch,
     key: Array,
     normalise: Normalise,
     augmentation: tuple[Augmentation, ...] = (),
+    loss_function: Loss = binary_cross_entropy,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of Adam on one batch.
 
@@ -113,7 +114,7 @@ def train_step(
             rngs={"dropout": step_key},
             mutable=["batch_stats"],
         )
-        return binary_cross_entropy(logits, masks), (logits, updates)
+        return loss_function(logits, masks), (logits, updates)
 
     (loss, (logits, model_updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
@@ -155,6 +156,10 @@ def fit(
     """
     total_steps = min(config.epochs * steps_per_epoch, config.steps or config.epochs * steps_per_epoch)
     decay = plateau_decay(config)
+    try:
+        loss_function = make_loss(config.loss, config.tversky_alpha)  # once: another function would compile again
+    except ValueError as error:
+        raise RunError(str(error)) from error
     checkpoints = Checkpoints(workdir / "checkpoints")
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(checkpoints.latest_step, like=state)
@@ -187,7 +192,7 @@ def fit(
             source = batches(step) if step < total_steps else iter(())
             while step < total_steps:
                 started = time.perf_counter()
-                state, metrics = train_step(state, next(source), key, normalise, config.augmentation)
+                state, metrics = train_step(state, next(source), key, normalise, config.augmentation, loss_function)
                 loss, dice = float(metrics["loss"]), float(metrics["dice"])
                 step += 1
                 if not np.isfinite(loss):

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python -m experiments.keras_baseline.convert --workdir runs/keras --output network.keras
 
-`keras.models.load_model` finds the gates' hard sigmoid, Keras 2's, once `experiments.keras_baseline.network` is imported.
+`keras.models.load_model` finds Keras 2's hard sigmoid once `experiments.keras_baseline.network` is imported.
 Weights alone need no Keras: `rdunet_jax.keras_files.write_keras_file`.
 """
 
