@@ -12,6 +12,7 @@ from rich.progress import Progress
 from data_pipeline.errors import InputError
 from data_pipeline.nsclc_radiomics import Builder
 from data_pipeline.settings import DatasetSettings
+from data_pipeline.staging import pipeline_options
 
 INDEX = "dicom_index.json"
 """In the folder of data sets: the headers read so far, under digests."""
@@ -72,7 +73,7 @@ def prepare_dataset(
                     download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
                     if overwrite
                     else tfds.GenerateMode.REUSE_DATASET_IF_EXISTS,
-                    beam_options=_pipeline_options(beam_options),
+                    beam_options=None if beam_options is None else pipeline_options(beam_options),
                 ),
             )
     except BaseException:
@@ -87,13 +88,3 @@ def _remove_partial(config_dir: Path) -> None:
     """What TFDS had begun, in this run or in one that was killed."""
     for partial in config_dir.glob("incomplete.*"):
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _pipeline_options(beam_options: Sequence[str] | None) -> Any:
-    if beam_options is None:
-        return None
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise InputError("Apache Beam is not installed; install the extra: pip install '.[beam]'") from error
-    return PipelineOptions(list(beam_options))

@@ -60,7 +60,7 @@ def split_patients(
     }
 
 
-def vip_cup_tests(names: Mapping[str, str]) -> tuple[set[str], set[str]] | None:
+def vip_cup_parts(names: Mapping[str, str]) -> tuple[set[str], set[str]] | None:
     """The names of the Cup's training and test patients; None unless all 300 are there.
 
     Args:

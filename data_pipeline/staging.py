@@ -8,7 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import Progress
 
 from data_pipeline.discovery import Patient
 from data_pipeline.errors import InputError
@@ -76,20 +77,22 @@ def stage_in_processes(
     settings: DatasetSettings,
     staging: Path,
     workers: int,
-    on_patient: Callable[[int, int], None],
+    progress: Progress | None = None,
 ) -> list[Result]:
-    """`stage` of every job, in processes of this machine; calls `on_patient(done, total)` after each."""
+    """`stage` of every job, in processes of this machine; shows a bar in `progress`."""
     run = partial(stage, settings=settings, staging=staging)
     workers = min(workers, len(jobs))
+    task = progress.add_task("reading patients", total=len(jobs)) if progress else None
     results = []
     with ExitStack() as stack:
         found: Iterable[Result] = map(run, jobs)
         if workers > 1:  # spawn: a fork of a process in which JAX's threads run may hang
             context = multiprocessing.get_context("spawn")
             found = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(run, jobs)
-        for done, result in enumerate(found, start=1):
+        for result in found:
             results.append(result)
-            on_patient(done, len(jobs))
+            if progress and task is not None:
+                progress.advance(task)
     return results
 
 
@@ -98,9 +101,8 @@ def stage_in_beam(
 ) -> list[Result]:
     """`stage` of every job by an Apache Beam pipeline with these options (such as `--runner=FlinkRunner`)."""
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
 
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    with beam.Pipeline(options=pipeline_options(options)) as pipeline:
         _ = (
             pipeline
             | beam.Create(list(jobs))
@@ -108,6 +110,19 @@ def stage_in_beam(
             | beam.Map(_stage_and_tell, settings, staging)
         )
     return [tuple(json.loads(_told(job, staging).read_text())) for job in jobs]
+
+
+def pipeline_options(options: Sequence[str]) -> Any:
+    """Options of a Beam pipeline, each anew: a pipeline may change its own.
+
+    Raises:
+        InputError: Beam is not installed.
+    """
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError("Apache Beam is not installed; install the extra: pip install '.[beam]'") from error
+    return PipelineOptions(list(options))
 
 
 def _stage_and_tell(job: Job, settings: DatasetSettings, staging: Path) -> None:

@@ -24,7 +24,7 @@ from data_pipeline.intensity import stored_dtype
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.report import write_report
 from data_pipeline.settings import DatasetSettings
-from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_tests, write_split
+from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_parts, write_split
 from data_pipeline.staging import Example, Job, patches, stage_in_beam, stage_in_processes, whole_patient, without_path
 
 DESCRIPTION = """
@@ -131,9 +131,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         try:
             super()._download_and_prepare(*args, **kwargs)
             # Still in the folder that TFDS renames when all is done: a finished data set has its report.
-            account = dict(self.info.metadata or {})
-            write_report(account, Path(self.data_dir))
-            write_split(account["splits"], Path(self.data_dir) / "split.json")
+            write_report(dict(self.info.metadata or {}), Path(self.data_dir))
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
 
@@ -161,6 +159,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             entry.pop("error", None)
         taken = [job for job in jobs if job.name in patients]
         split, left_out = self._split(jobs, taken)
+        write_split(split, Path(self.data_dir) / "split.json")
         rejected += [
             {"patient": job.name, "reason": "not one of the VIP Cup's 300 patients, whose split is used"}
             for job in taken
@@ -215,14 +214,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self._beam_options is not None:
             results = stage_in_beam(jobs, self._settings, self._staging, self._beam_options)
         else:
-            progress = self._progress
-            bar = progress.add_task("reading patients", total=len(jobs)) if progress else None
-
-            def on_patient(done: int, total: int) -> None:
-                if progress is not None and bar is not None:
-                    progress.update(bar, completed=done, total=total)
-
-            results = stage_in_processes(jobs, self._settings, self._staging, self._workers, on_patient)
+            results = stage_in_processes(jobs, self._settings, self._staging, self._workers, self._progress)
         told = list(zip(jobs, results, strict=True))
         rejected = [
             {"patient": job.name, "reason": without_path(error), "error": error}
@@ -236,7 +228,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         settings, persons = self._settings, {job.person for job in taken}
         if self._split_file is not None and self._split_file.exists():
             return read_split(self._split_file, persons), set()
-        cup = vip_cup_tests({job.patient.patient_id: job.person for job in jobs})
+        cup = vip_cup_parts({job.patient.patient_id: job.person for job in jobs})
         trains, tests = cup or (persons, None)
         inside = persons & (trains | (tests or set()))
         split = split_patients(inside, settings.seed, settings.test_share, settings.validation_share, tests)

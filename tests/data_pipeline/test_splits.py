@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.splits import read_split, split_patients, vip_cup_tests, write_split
+from data_pipeline.splits import read_split, split_patients, vip_cup_parts, write_split
 
 
 def test_300_patients_give_the_papers_counts() -> None:
@@ -38,7 +38,7 @@ def test_a_share_of_zero_holds_nobody_back() -> None:
 
 def test_the_vip_cups_patients_are_split_as_there() -> None:
     names = {f"LUNG1-{number:03d}": f"P-{number}" for number in range(1, 423)}
-    cup = vip_cup_tests(names)
+    cup = vip_cup_parts(names)
     assert cup is not None
     trains, tests = cup
     assert (len(trains), len(tests)) == (260, 40) and "P-260" in trains and "P-261" in tests
@@ -46,7 +46,7 @@ def test_the_vip_cups_patients_are_split_as_there() -> None:
     assert {name: len(part) for name, part in parts.items()} == {"train": 234, "validation": 26, "test": 40}
     assert set(parts["test"]) == tests
     del names["LUNG1-128"]
-    assert vip_cup_tests(names) is None
+    assert vip_cup_parts(names) is None
 
 
 def test_a_frozen_split_comes_back_for_the_patients_there_are(tmp_path: Path) -> None:
