@@ -100,7 +100,7 @@ def stage_in_beam(
     jobs: Sequence[Job], settings: DatasetSettings, staging: Path, options: Sequence[str]
 ) -> list[Result]:
     """`stage` of every job by an Apache Beam pipeline with these options (such as `--runner=FlinkRunner`)."""
-    import apache_beam as beam
+    import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
     with beam.Pipeline(options=pipeline_options(options)) as pipeline:
         _ = (
@@ -119,7 +119,7 @@ def pipeline_options(options: Sequence[str]) -> Any:
         InputError: Beam is not installed.
     """
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("Apache Beam is not installed; install the extra: pip install '.[beam]'") from error
     return PipelineOptions(list(options))

@@ -240,7 +240,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """What TFDS takes for a split: an iterator, or a Beam transform."""
         if self._beam_options is None:
             return chain.from_iterable(make(job, self._staging) for job in jobs)
-        import apache_beam as beam
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         return beam.Create(list(jobs)) | beam.Reshuffle() | beam.FlatMap(make, self._staging)
 
