@@ -9,15 +9,21 @@ the mean over all windows that hold it:
     window 2        [2  3  4  5  6  7  8  9]
     windows    1  2  3  3  3  3  3  3  2  1   that hold the slice
 
-The windows go through one compiled program, `jax.vmap` of a predictor over a batch of fixed size; the last batch is
-filled up with repetitions of its last window, so that nothing is compiled twice.
+The slices stream. A batch of B windows needs B + 7 slices and the sums of the 7 that earlier windows had begun; then B
+slices are closed, for no later window holds them, and 7 sums stay open. Memory does not depend on the length of the
+scan. Every batch goes through one compiled program; the last is filled up with windows that count nothing, so that
+nothing is compiled twice.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Shaped
 
@@ -51,7 +57,7 @@ class SlidingWindow:
 
     def __init__(self, predictor: Predictor, *, depth: int = 8, batch: int = 2):
         self.depth, self.batch = depth, batch
-        self._predict = jax.jit(jax.vmap(predictor, in_axes=(None, 0)))
+        self._add_windows = jax.jit(partial(_add_windows, predictor, depth, batch), donate_argnums=1)
 
     def __call__(
         self,
@@ -59,26 +65,79 @@ class SlidingWindow:
         volume: Shaped[np.ndarray, "depth height width"],
         on_windows: Callable[[int, int], None] = lambda done, total: None,
     ) -> Float32[np.ndarray, "depth height width"]:
-        """Mean tumour probability of every voxel.
+        """Mean tumour probability of every voxel of a volume that is in memory as a whole; see `stream`.
 
         Args:
-            volume: stored gray values of a patient; with fewer slices than a window, its last slice is repeated and
-                the repetitions are dropped from the result.
             on_windows: called with (windows done, windows in all) after every batch.
         """
-        slices = len(volume)
-        if slices < self.depth:
-            volume = np.pad(volume, ((0, self.depth - slices), (0, 0), (0, 0)), mode="edge")
-        windows = np.moveaxis(np.lib.stride_tricks.sliding_window_view(volume, self.depth, axis=0), -1, 1)
-        total = np.zeros(volume.shape, np.float32)
-        count = np.zeros((len(volume), 1, 1), np.float32)
-        for start in range(0, len(windows), self.batch):
-            real = min(self.batch, len(windows) - start)
-            chosen = np.minimum(np.arange(start, start + self.batch), len(windows) - 1)
-            probabilities = np.asarray(self._predict(variables, windows[chosen]))
-            for offset in range(real):
-                held = slice(start + offset, start + offset + self.depth)
-                total[held] += probabilities[offset]
-                count[held] += 1
-            on_windows(start + real, len(windows))
-        return (total / count)[:slices]
+        windows = max(1, len(volume) - self.depth + 1)
+        result = np.empty(volume.shape, np.float32)
+        for index, plane in enumerate(self.stream(variables, volume, lambda done: on_windows(done, windows))):
+            result[index] = plane
+        return result
+
+    def stream(
+        self,
+        variables: Any,
+        slices: Iterable[Shaped[np.ndarray, "height width"]],
+        on_windows: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[Float32[np.ndarray, "height width"]]:
+        """Mean tumour probability of every slice, in order.
+
+        Args:
+            slices: stored gray values of a patient, one slice after the other. Of fewer than a window holds, the last
+                is repeated, and the repetitions are dropped from the result.
+            on_windows: called with the number of windows done after every batch.
+        """
+        source = iter(slices)
+        held = list(islice(source, self.depth))
+        if not held:
+            return
+        real = len(held)
+        held += held[-1:] * (self.depth - real)
+        sums: Any = np.zeros((self.depth - 1, *held[0].shape), np.float32)
+        before: Iterator[Float32[np.ndarray, "height width"]] = iter(())
+        start = 0
+        while True:
+            held += islice(source, self.batch + self.depth - len(held))
+            more = len(held) == self.batch + self.depth  # one slice more than the program takes
+            windows = min(self.batch, len(held) - self.depth + 1)
+            block = held[: self.batch + self.depth - 1]
+            block += block[-1:] * (self.batch - windows)
+            closed, sums = self._add_windows(variables, sums, np.stack(block), np.int32(windows))
+            yield from before  # fetched while the device is at work on the batch that was just sent
+            if start:
+                on_windows(start)
+            if not more:
+                break
+            before = self._means(closed, start)
+            start, held = start + windows, held[windows:]
+        last = np.concatenate([closed, sums])[: windows + real - 1]
+        yield from self._means(last, start, start + windows - 1)
+        on_windows(start + windows)
+
+    def _means(
+        self, sums: Float[Any, "slices height width"], first: int, last_window: int = sys.maxsize
+    ) -> Iterator[Float32[np.ndarray, "height width"]]:
+        """Sums of the slices from `first` on, by the number of windows that hold each, none after `last_window`."""
+        for index, total in enumerate(np.asarray(sums), first):
+            yield total / np.float32(min(index, last_window) - max(0, index - self.depth + 1) + 1)
+
+
+def _add_windows(
+    predictor: Predictor,
+    depth: int,
+    batch: int,
+    variables: Any,
+    opened: Float32[Array, "open height width"],
+    slices: Shaped[Array, "block height width"],
+    windows: Array,
+) -> tuple[Float32[Array, "batch height width"], Float32[Array, "open height width"]]:
+    """Adds the first `windows` windows of a block of slices to the sums that are open; the closed ones, the open."""
+    block = jnp.stack([slices[start : start + depth] for start in range(batch)])
+    probabilities = jax.vmap(predictor, in_axes=(None, 0))(variables, block)
+    sums = jnp.concatenate([opened, jnp.zeros((batch, *opened.shape[1:]), jnp.float32)])
+    for start in range(batch):
+        counted = jnp.where(start < windows, probabilities[start], 0).astype(jnp.float32)
+        sums = sums.at[start : start + depth].add(counted)
+    return sums[:batch], sums[batch:]

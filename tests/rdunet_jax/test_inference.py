@@ -1,6 +1,9 @@
 """The sliding window against a naive loop over windows."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -93,3 +96,29 @@ def test_each_window_is_normalised_by_itself(network) -> None:
 
     result = SlidingWindow(network_predictor(model, by_maximum))(variables, volume)
     np.testing.assert_allclose(result, naive_mean(one, volume), atol=1e-6, rtol=0)  # as above
+
+
+def test_slices_stream_and_few_are_read_ahead() -> None:
+    read = []
+
+    def slices(count: int):
+        for index in range(count):
+            read.append(index)
+            yield np.full((2, 2), index, np.float32)
+
+    window = SlidingWindow(lambda variables, window: window, batch=3)
+    for index, plane in enumerate(window.stream(None, slices(30))):
+        np.testing.assert_allclose(plane, index, rtol=1e-6)  # the mean of up to 8 equal numbers, a rounding off
+        assert len(read) <= index + 3 * 2 + 8 + 1  # this batch and the next, and the slice that tells of the end
+
+
+def test_memory_does_not_grow_with_the_scan() -> None:
+    script = Path(__file__).with_name("stream_memory.py")
+
+    def peak(slices: int) -> int:
+        command = [sys.executable, str(script), str(slices)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    short, long = peak(100), peak(1000)
+    # A probability for each of 900 more slices would be 236 MB, beside some 300 MB of Python and JAX.
+    assert long <= 1.05 * short, f"{long} KiB after 1,000 slices, {short} after 100"
