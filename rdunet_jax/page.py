@@ -78,7 +78,7 @@ def write_page(
     Args:
         path: the `.html` file, replaced if it exists.
         patients: taken one at a time, so a generator keeps only one in memory.
-        tables: by caption. The patients' own `scores` make one more.
+        tables: by caption, read after the last patient was taken. The patients' own `scores` make one more.
         notes: sentences under the title, such as which network and post-processing.
 
     Raises:

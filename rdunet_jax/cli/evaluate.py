@@ -2,17 +2,23 @@
 
 import csv
 import json
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Bool, Float32
 from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
-from data_pipeline.loading import Dataset
+from data_pipeline.grid import from_network_grid
+from data_pipeline.loading import Dataset, PatientExample
 from rdunet_jax.cli.display import number, print_table, progress_bar
 from rdunet_jax.cli.prediction import ct_mask, in_words, inference_of, overall_progress, sliding_window
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
+from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.workdir import load_trained
 
 
@@ -23,6 +29,7 @@ def evaluate_network(
     threshold: float | None,
     dilation_diameter: int | None,
     console: Console,
+    html: bool = False,
 ) -> dict[str, float | int | None]:
     """Scores the patients of a split; returns the summary."""
     network = load_trained(workdir)
@@ -36,17 +43,30 @@ def evaluate_network(
     window = sliding_window(network)
     scores: dict[str, SliceScores] = {}
     patients = data.patient_count(split)
-    with progress_bar(console) as progress:
-        bar = progress.add_task("evaluating", total=None)
-        for index, example in enumerate(data.patients(split)):
-            on_windows = overall_progress(
-                lambda done, total: progress.update(bar, completed=done, total=total), index, patients
-            )
-            probabilities = window(network.variables, example.image, on_windows)
-            prediction = ct_mask(probabilities, example.ct_mask.shape, inference)
-            scores[example.name] = score_slices(prediction, example.ct_mask)
-    summary = summarise(list(scores.values()))
+    summaries: list[dict[str, float | int | None]] = []
+
+    def scored() -> Iterator[PagePatient]:
+        """Predicts and scores a patient after the other; the summary of all is there when the last is done."""
+        with progress_bar(console) as progress:
+            bar = progress.add_task("evaluating", total=None)
+            for index, example in enumerate(data.patients(split)):
+                on_windows = overall_progress(
+                    lambda done, total: progress.update(bar, completed=done, total=total), index, patients
+                )
+                probabilities = window(network.variables, example.image, on_windows)
+                prediction = ct_mask(probabilities, example.ct_mask.shape, inference)
+                scores[example.name] = score_slices(prediction, example.ct_mask)
+                if html:
+                    yield _on_page(example, prediction, probabilities, scores[example.name])
+        summaries.append(summarise(list(scores.values())))
+
     folder = workdir / "evaluation" / split
+    if html:
+        tables = {"All patients": summaries}
+        write_page(folder / "page.html", f"Scores, {split} patients", scored(), tables, [in_words(inference)])
+    else:
+        deque(scored(), maxlen=0)
+    (summary,) = summaries
     with atomic_path(folder / "slices.csv") as path:
         _write_slices(path, scores)
     settings = {"split": split, "step": network.step, "best": network.is_best, **asdict(inference)}
@@ -55,8 +75,31 @@ def evaluate_network(
     _tell_scores(console, scores)
     which = "best" if network.is_best else "latest"
     console.print(f"network of step {network.step} ({which}), {in_words(inference)}")
-    console.print(f"scores: {folder} (summary.json, slices.csv)", markup=False)
+    files = ("summary.json", "slices.csv", *(["page.html"] if html else []))
+    console.print(f"scores: {folder} ({', '.join(files)})", markup=False)
     return summary
+
+
+def _on_page(
+    example: PatientExample,
+    prediction: Bool[np.ndarray, "depth height width"],
+    probabilities: Float32[np.ndarray, "depth size size"],
+    scores: SliceScores,
+) -> PagePatient:
+    """A patient as the page shows it; its image has the network's resolution, for the data set holds no other."""
+    plane = example.ct_mask.shape[1:]
+    image = from_network_grid(example.image.astype(np.float32), *plane)
+    summary = summarise([scores])
+    shown = ("tumour_slices", "mean_dice_tumour_slices", "false_positive_slices", "false_negative_slices")
+    return PagePatient(
+        name=example.name,
+        image=np.rint(image).astype(example.image.dtype),
+        spacing_mm=example.spacing_mm,
+        prediction=prediction,
+        probabilities=from_network_grid(probabilities, *plane),
+        truth=example.ct_mask,
+        scores={"patient": example.name} | {name: summary[name] for name in shown},
+    )
 
 
 def _write_slices(path: Path, scores: dict[str, SliceScores]) -> None:

@@ -101,6 +101,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     threshold: float | None = None,
     dilation_diameter: int | None = None,
+    html: bool = False,
 ) -> None:
     """Score a trained network on whole patients, slice by slice on the CT's own grid.
 
@@ -111,11 +112,12 @@ def evaluate(
         split: The patients to score.
         threshold: Probability above which a voxel is tumour (default: the run's).
         dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
+        html: Also write `page.html`, one file to look at slices, overlays and scores in a browser.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.cli.evaluate import evaluate_network
 
-    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console)
+    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console, html)
 
 
 def segment(
@@ -127,6 +129,7 @@ def segment(
     dilation_diameter: int | None = None,
     keep_ids: bool = False,
     key: Path | None = None,
+    html: bool = False,
 ) -> None:
     """Segment CT series with a trained network: a mask on the CT's own grid and a picture.
 
@@ -140,6 +143,7 @@ def segment(
         dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
         keep_ids: Name the folders of several CTs by Patient ID instead of by keyed pseudonym.
         key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
+        html: Also write `page.html`, one file to look at slices and overlays in a browser.
     """
     from rdunet_jax.cli.segment import segment_source
 
@@ -153,6 +157,7 @@ def segment(
         dilation_diameter=dilation_diameter,
         keep_ids=keep_ids,
         key=key,
+        html=html,
     )
 
 

@@ -11,6 +11,7 @@ from data_pipeline.discovery import Patient, discover
 from data_pipeline.errors import InputError
 from data_pipeline.export import write_nifti, write_overview
 from data_pipeline.export_dicom import write_rtstruct, write_seg
+from data_pipeline.grid import from_network_grid
 from data_pipeline.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
@@ -18,6 +19,7 @@ from rdunet_jax.cli.display import progress_bar
 from rdunet_jax.cli.prediction import ct_mask, in_words, inference_of, sliding_window
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference import SlidingWindow
+from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.workdir import TrainedNetwork, load_trained
 
 Format = Literal["nifti", "seg", "rtstruct"]
@@ -35,6 +37,7 @@ def segment_source(
     dilation_diameter: int | None = None,
     keep_ids: bool = False,
     key: Path | None = None,
+    html: bool = False,
 ) -> None:
     """Segments every CT found; one that cannot be used is told and left out, unless it is the only one."""
     network = load_trained(workdir)
@@ -49,7 +52,7 @@ def segment_source(
             name = patient.patient_id if keep_ids else pseudonym(patient.patient_id, secret)
             folder = output / f"{number:03d}-{name}"
         try:
-            _segment_patient(patient, network, inference, window, folder, formats, console)
+            _segment_patient(patient, network, inference, window, folder, formats, html, console)
         except InputError as error:
             failures.append(error)
             console.print(f"left out: {error}", markup=False)
@@ -64,6 +67,7 @@ def _segment_patient(
     window: SlidingWindow,
     folder: Path,
     formats: tuple[Format, ...],
+    html: bool,
     console: Console,
 ) -> None:
     volume = read_volume(patient.ct)
@@ -77,12 +81,24 @@ def _segment_patient(
     _write(prediction, volume, patient, folder, formats)
     truth = _contoured(patient, volume)
     write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
+    if html:
+        patient_page = PagePatient(
+            name="patient",  # the page may be passed on
+            image=volume.hounsfield,
+            spacing_mm=volume.geometry.spacing_mm,
+            prediction=prediction,
+            probabilities=from_network_grid(probabilities, *prediction.shape[1:]),
+            truth=truth,
+        )
+        write_page(folder / "page.html", "Segmented CT", [patient_page], {}, [in_words(inference)])
     millilitres = prediction.sum() * volume.geometry.voxel_volume_mm3 / 1000
     held = int(prediction.any(axis=(1, 2)).sum())
     console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(inference)})")
     for name in formats:
         console.print(f"mask:    {folder / FILES[name]}", markup=False)
     console.print(f"picture: {folder / 'overview.png'}", markup=False)
+    if html:
+        console.print(f"page:    {folder / 'page.html'}", markup=False)
 
 
 def _write(mask: np.ndarray, volume: CTVolume, patient: Patient, folder: Path, formats: tuple[Format, ...]) -> None:

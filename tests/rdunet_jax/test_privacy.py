@@ -63,14 +63,15 @@ def test_no_identity_leaves_the_dicom(tmp_path: Path, monkeypatch, capfd) -> Non
     for command in (
         ("prepare", source, *data, "--image-size", 16, "--workers", 1),
         ("train", *data, *work, *TINY),
-        ("evaluate", *data, *work),
-        ("segment", source, *work, "--output", output / "masks"),
+        ("evaluate", *data, *work, "--html"),
+        ("segment", source, *work, "--output", output / "masks", "--html"),
     ):
         monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, command)])
         cli.main()
     told = capfd.readouterr()
     everything = written(output) | {"stdout": told.out.encode(), "stderr": told.err.encode()}
     assert len(everything) > 20
+    assert any(where.endswith("page.html") for where in everything)
     for where, content in everything.items():
         name_and_content = where.removeprefix(str(tmp_path)).encode() + content
         assert not {secret for secret in secrets if secret in name_and_content}, where
