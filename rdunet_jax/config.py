@@ -58,6 +58,9 @@ class TrainConfig:
     """What the rate is multiplied by on a plateau."""
     min_learning_rate: float = 1e-8
     """The rate is never lowered below this."""
+    early_stopping: int | None = None
+    """Stop after this many epochs without a better validation Dice (default: never, as in the paper; its Keras code
+    stops after 15)."""
     steps: int | None = None
     """Stop after this many steps in all (default: by epochs alone)."""
     steps_per_epoch: int | None = None

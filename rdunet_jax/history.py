@@ -68,6 +68,11 @@ class History:
         """Whether steps have been made since the last row of `history.csv`."""
         return not self.epochs or self.epochs[-1].step < step
 
+    @property
+    def validation_dice(self) -> list[float | None]:
+        """Of every epoch until now."""
+        return [row.validation_dice for row in self.epochs]
+
     def end_step(self, row: StepRow) -> None:
         """Records one training step."""
         self.steps.append(row)

@@ -1,7 +1,7 @@
 """Training: the state, the jitted step, and the loop (paper, section 3.3)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,19 @@ def plateau_decay(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
         atol=1e-4,
         min_scale=config.min_learning_rate / config.learning_rate,
     )
+
+
+def stops_early(dice: Sequence[float | None], patience: int | None) -> bool:
+    """Whether Keras' EarlyStopping (mode `max`, min_delta 0) would have stopped by now.
+
+    Args:
+        dice: validation Dice of every epoch until now; None where nothing was validated.
+        patience: epochs to wait for a better one; None waits for ever.
+    """
+    scores = [score for score in dice if score is not None]
+    if patience is None or len(scores) < 2:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, int, int]) -> TrainState:
@@ -140,7 +153,7 @@ def fit(
     validate: Callable[[TrainState, Callable[[int, int], None]], float] | None,
     workdir: Path,
 ) -> TrainState:
-    """Trains until the configured end, or goes on from the latest checkpoint in `workdir`.
+    """Trains until the configured end or the early stop, or goes on from the latest checkpoint in `workdir`.
 
     Ctrl-C or SIGTERM ends it after the running step, with a checkpoint.
 
@@ -190,7 +203,7 @@ def fit(
             if step and history.epoch_is_open(step) and (step % steps_per_epoch == 0 or step == total_steps):
                 end_epoch()  # a stop came between the last step of an epoch and its validation
             source = batches(step) if step < total_steps else iter(())
-            while step < total_steps:
+            while step < total_steps and not stops_early(history.validation_dice, config.early_stopping):
                 started = time.perf_counter()
                 state, metrics = train_step(state, next(source), key, normalise, config.augmentation, loss_function)
                 loss, dice = float(metrics["loss"]), float(metrics["dice"])

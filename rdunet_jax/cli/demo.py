@@ -54,12 +54,12 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     train_network(data, workdir, model_config("tiny"), replace(RECIPE, seed=seed), INFERENCE, console)
 
     _headline(console, "4. rdunet evaluate, on patients that training never saw")
-    summary = evaluate_network(data, workdir, "test", None, None, console)
+    summary = evaluate_network(data, workdir, "test", None, None, console, html=True)
 
     _headline(console, "5. rdunet segment, on the first of them")
     name = data.account["splits"]["test"][0]
     folder = next(folder for folder in folders if folder.name == name)
-    segment_source(folder, workdir, output / "segmentation", console)
+    segment_source(folder, workdir, output / "segmentation", console, html=True)
     console.print(f"\nthe whole road took {time.perf_counter() - started:.0f} s")
     return summary
 

@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -18,7 +20,7 @@ from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.training import create_state, fit, plateau_decay, train_step
+from rdunet_jax.training import create_state, fit, plateau_decay, stops_early, train_step
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -192,23 +194,52 @@ def test_the_rate_is_halved_on_a_plateau_and_has_a_floor(tmp_path: Path) -> None
     assert rates == pytest.approx(expected)
 
 
-def test_the_plateau_traces_keras_on_random_metrics() -> None:
+def metric_sequences(count: int = 500, epochs: int = 40) -> Iterator[list[float]]:
+    """Metrics that rise, fall and repeat themselves."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield (np.round(rng.random(epochs), 2) * rng.random()).tolist()
+
+
+def test_the_plateau_traces_keras() -> None:
     decay = plateau_decay(TrainConfig())
     update = jax.jit(lambda state, dice: decay.update({}, state, value=1 - dice)[1])
-    rng = np.random.default_rng(0)
-    for _ in range(50):
+    for sequence in metric_sequences():
         state = decay.init({})
-        best, wait, rate = -np.inf, 0, 1.0
-        for dice in np.round(rng.random(60), 2) * rng.random():
+        model = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=1e-4))
+        callback = keras.callbacks.ReduceLROnPlateau("dice", factor=0.5, patience=3, mode="max", min_lr=1e-8)
+        callback.set_model(model)
+        callback.on_train_begin()
+        for epoch, dice in enumerate(sequence):
             state = update(state, jnp.float32(dice))
-            # Keras' ReduceLROnPlateau(mode="max", patience=3, min_delta=1e-4), step by step
-            if dice > best + 1e-4:
-                best, wait = dice, 0
-            else:
-                wait += 1
-                if wait >= 3:
-                    rate, wait = max(rate * 0.5, 1e-4), 0
-            assert float(state.scale) == pytest.approx(rate)
+            callback.on_epoch_end(epoch, {"dice": dice})
+            assert float(state.scale) * 1e-4 == pytest.approx(model.optimizer.learning_rate, rel=1e-6)  # float32
+
+
+def test_early_stopping_traces_keras() -> None:
+    stopped = 0
+    for number, sequence in enumerate(metric_sequences()):
+        patience = 1 + number % 15
+        model = SimpleNamespace(stop_training=False)
+        callback = keras.callbacks.EarlyStopping("dice", patience=patience, mode="max")
+        callback.set_model(model)
+        callback.on_train_begin()
+        for epoch, dice in enumerate(sequence):
+            callback.on_epoch_end(epoch, {"dice": dice})
+            assert stops_early(sequence[: epoch + 1], patience) == model.stop_training
+            if model.stop_training:
+                stopped += 1
+                break
+    assert 100 < stopped <= 500  # neither answer is the only one tried
+
+
+def test_a_run_stops_early_and_stays_stopped(tmp_path: Path) -> None:
+    dice = iter([0.1, 0.5, 0.4, 0.5, 0.9])
+    config = replace(CONFIG, epochs=5, early_stopping=2)
+    state = run(tmp_path, config, validate=lambda state, progress: next(dice))
+    assert int(state.step) == 4 * STEPS_PER_EPOCH
+    again = run(tmp_path, config, validate=lambda state, progress: next(dice))
+    assert int(again.step) == 4 * STEPS_PER_EPOCH
 
 
 def test_the_scale_of_the_plateau_scales_adams_step() -> None:
