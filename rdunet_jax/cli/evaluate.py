@@ -98,8 +98,13 @@ def _on_page(
         prediction=prediction,
         probabilities=from_network_grid(probabilities, *plane),
         truth=example.ct_mask,
-        scores={"patient": example.name} | {name: summary[name] for name in shown},
+        scores=_in_words({name: summary[name] for name in shown}),
     )
+
+
+def _in_words(scores: dict[str, float | int | None]) -> dict[str, float | int | None]:
+    """Scores under names to read."""
+    return {name.replace("_", " "): value for name, value in scores.items()}
 
 
 def _write_slices(path: Path, scores: dict[str, SliceScores]) -> None:
