@@ -10,8 +10,8 @@ hashes, and images that are part of the page, so that no name in the data can ru
 | masks         | a PNG of one bit a pixel for each slice that is not empty, at full resolution              |
 
 `side` is the largest of `SIDES` at which all patients fit in the page; where even the smallest does not do, patients
-beyond the limit have scores and strip but no slices, and the page says so. Of whole CTs of 130 slices a page holds one
-at 384 pixels, two at 256, four at 192 or nine at 128 (four bits a pixel, LUNG1-001).
+beyond the limit have scores and strip but no slices, and the page says so. Of whole CTs such as LUNG1-001 (134 slices)
+a page holds one at 384 pixels, or nine at 128.
 """
 
 import base64
