@@ -1,7 +1,7 @@
 """What training measured: `steps.csv` a row a step, `history.csv` a row an epoch, and both as TensorBoard scalars."""
 
 import csv
-import os
+import io
 import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +10,8 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from rdunet_jax.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ def _number(text: str, whole: bool) -> Any:
 
 
 def _write(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(kind)])
-        writer.writerows(asdict(row).values() for row in rows)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([field.name for field in fields(kind)])
+    writer.writerows(asdict(row).values() for row in rows)
+    write_whole(path, text.getvalue())

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -32,6 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from PIL import Image
 
+from rdunet_jax.files import write_whole
 from rdunet_jax.metrics import score_slices
 
 SIDES: tuple[int, ...] = (384, 256, 192, 128)
@@ -102,13 +102,7 @@ def write_page(
         # In a script element only "<" can end or start anything.
         data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, page)
 
 
 def _part(name: str) -> str:

@@ -1,7 +1,6 @@
 """A run's folder: its settings in `config.json`, its checkpoints beside them."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
+from rdunet_jax.files import write_whole
 from rdunet_jax.models import create_model
 from rdunet_jax.training import create_state
 
@@ -46,10 +46,7 @@ class RunConfig:
 
     def save(self, workdir: Path) -> None:
         """Writes `config.json`; the folder is made if need be."""
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = workdir / ".config.json.partial"
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(temporary, workdir / "config.json")
+        write_whole(workdir / "config.json", json.dumps(asdict(self), indent=1) + "\n")
 
     def start(self, workdir: Path) -> None:
         """Writes the settings of a new run, or checks those of the run that is there.

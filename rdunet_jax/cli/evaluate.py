@@ -16,7 +16,7 @@ from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset, PatientExample
 from rdunet_jax.cli.display import number, print_table, progress_bar
-from rdunet_jax.cli.prediction import ct_mask, in_words, inference_of, overall_progress, sliding_window
+from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, overall_progress, sliding_window
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.workdir import load_trained
@@ -54,10 +54,10 @@ def evaluate_network(
                     lambda done, total: progress.update(bar, completed=done, total=total), index, patients
                 )
                 probabilities = window(network.variables, example.image, on_windows)
-                prediction = ct_mask(probabilities, example.ct_mask.shape, inference)
+                prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, inference)
                 scores[example.name] = score_slices(prediction, example.ct_mask)
                 if html:
-                    yield _on_page(example, prediction, probabilities, scores[example.name])
+                    yield _on_page(example, prediction, on_ct, scores[example.name])
         summaries.append(summarise(list(scores.values())))
 
     folder = workdir / "evaluation" / split
@@ -83,12 +83,11 @@ def evaluate_network(
 def _on_page(
     example: PatientExample,
     prediction: Bool[np.ndarray, "depth height width"],
-    probabilities: Float32[np.ndarray, "depth size size"],
+    probabilities: Float32[np.ndarray, "depth height width"],
     scores: SliceScores,
 ) -> PagePatient:
     """A patient as the page shows it; its image has the network's resolution, for the data set holds no other."""
-    plane = example.ct_mask.shape[1:]
-    image = from_network_grid(example.image.astype(np.float32), *plane)
+    image = from_network_grid(example.image.astype(np.float32), *example.ct_mask.shape[1:])
     summary = summarise([scores])
     shown = ("tumour_slices", "mean_dice_tumour_slices", "false_positive_slices", "false_negative_slices")
     return PagePatient(
@@ -96,13 +95,13 @@ def _on_page(
         image=np.rint(image).astype(example.image.dtype),
         spacing_mm=example.spacing_mm,
         prediction=prediction,
-        probabilities=from_network_grid(probabilities, *plane),
+        probabilities=probabilities,
         truth=example.ct_mask,
-        scores=_in_words({name: summary[name] for name in shown}),
+        scores=_readable({name: summary[name] for name in shown}),
     )
 
 
-def _in_words(scores: dict[str, float | int | None]) -> dict[str, float | int | None]:
+def _readable(scores: dict[str, float | int | None]) -> dict[str, float | int | None]:
     """Scores under names to read."""
     return {name.replace("_", " "): value for name, value in scores.items()}
 

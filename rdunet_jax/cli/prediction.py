@@ -39,7 +39,15 @@ def ct_mask(
 
     Resized first, then thresholded and dilated, as the Keras code does: the disk is measured in the CT's pixels.
     """
-    return postprocess(from_network_grid(probabilities, *shape[1:]), inference.threshold, inference.dilation_diameter)
+    return ct_prediction(probabilities, shape, inference)[0]
+
+
+def ct_prediction(
+    probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
+) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
+    """The mask of `ct_mask`, and the probabilities on the CT's grid that it was cut from."""
+    on_ct = from_network_grid(probabilities, *shape[1:])
+    return postprocess(on_ct, inference.threshold, inference.dilation_diameter), on_ct
 
 
 def overall_progress(

@@ -11,12 +11,11 @@ from data_pipeline.discovery import Patient, discover
 from data_pipeline.errors import InputError
 from data_pipeline.export import write_nifti, write_overview
 from data_pipeline.export_dicom import write_rtstruct, write_seg
-from data_pipeline.grid import from_network_grid
 from data_pipeline.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
 from rdunet_jax.cli.display import progress_bar
-from rdunet_jax.cli.prediction import ct_mask, in_words, inference_of, sliding_window
+from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, sliding_window
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference import SlidingWindow
 from rdunet_jax.page import PagePatient, write_page
@@ -77,7 +76,7 @@ def _segment_patient(
         probabilities = window(
             network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
         )
-    prediction = ct_mask(probabilities, volume.hounsfield.shape, inference)
+    prediction, on_ct = ct_prediction(probabilities, volume.hounsfield.shape, inference)
     _write(prediction, volume, patient, folder, formats)
     truth = _contoured(patient, volume)
     write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
@@ -87,7 +86,7 @@ def _segment_patient(
             image=volume.hounsfield,
             spacing_mm=volume.geometry.spacing_mm,
             prediction=prediction,
-            probabilities=from_network_grid(probabilities, *prediction.shape[1:]),
+            probabilities=on_ct,
             truth=truth,
         )
         write_page(folder / "page.html", "Segmented CT", [patient_page], {}, [in_words(inference)])
