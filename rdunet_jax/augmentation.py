@@ -275,15 +275,16 @@ AUGMENTATIONS: dict[Augmentation, Change] = {
 
 
 def augment(
-    key: Array,
+    keys: Array,
     images: Patches,
     masks: Patches,
     names: tuple[Augmentation, ...],
     settings: AugmentConfig = DEFAULTS,
 ) -> tuple[Patches, Patches]:
-    """Makes the named changes in the order given, each patch and each change with a key of its own.
+    """Makes the named changes in the order given, each with a key of its own.
 
     Args:
+        keys: one a patch, (batch,).
         images: gray in 0..1, float32.
         masks: 0 or 1, float32.
         settings: how often and how far, for the paper's eight.
@@ -299,6 +300,5 @@ def augment(
 
     # Patch by patch: vmap would compute what no patch was chosen for, and XLA would then fuse one resampling into the
     # next, computing the first once for each of the second's four neighbours.
-    keys = jax.random.split(key, len(images))
     patches = jax.lax.map(changed, (keys, Patch(images[..., 0], masks[..., 0])))
     return patches.image[..., None], patches.mask[..., None]

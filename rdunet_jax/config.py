@@ -70,12 +70,60 @@ class TrainConfig:
     alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
     augmentation: tuple[Augmentation, ...] = ()
     """Random changes of the training patches, in this order: any of the paper's eight, or `keras` for its code's."""
+    augment: AugmentConfig = AugmentConfig()
+    """How often and how far the paper's eight go."""
     loss: str = "bce"
     """What is minimised: `bce`, `dice`, `tversky`, `focal` or `iou`, or a weighted sum such as `bce+0.5*dice`."""
     tversky_alpha: float = 0.5
     """Weight of false positives in `tversky`, from 0 to 1; false negatives get the rest."""
+    step_decay: float = 0.0
+    """The rate is also divided by 1 + this x steps, as by Keras 2's `decay`."""
+    clip_norm: float | None = None
+    """Gradients are scaled down to this norm over all parameters (default: never)."""
+    accumulate: int = 1
+    """Batches whose mean gradient makes one update: a larger batch without its memory."""
+    ema: float | None = None
+    """Validate and keep the exponential moving average of the network with this decay, such as 0.999 (default: the
+    network itself)."""
     seed: int = 0
-    """Seeds the initial weights, the order of the patches and the dropout."""
+    """Seeds the initial weights, the order of the patches, the augmentation and the dropout."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.augment, dict):  # as JSON brings it back
+            object.__setattr__(self, "augment", AugmentConfig(**self.augment))
+
+
+PAPER_AUGMENTATION: tuple[Augmentation, ...] = (
+    "rotation",
+    "cropping",
+    "global_shift",
+    "global_scale",
+    "additive_noise",
+    "multiplicative_noise",
+    "horizontal_flip",
+    "blur",
+)
+
+RECIPES: dict[str, TrainConfig] = {
+    "paper": TrainConfig(augmentation=PAPER_AUGMENTATION),
+    "keras": TrainConfig(augmentation=("keras",), early_stopping=15),
+    "plain": TrainConfig(),
+}
+"""The paper's (section 3.3), its public Keras code's, and the paper's without augmentation."""
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """How the processes of a run on several machines find each other: each is started with the same command."""
+
+    distributed: Literal["no", "auto"] = "no"
+    """`auto`: by the cluster's own account of the job (SLURM, Open MPI, Kubernetes)."""
+    coordinator: str | None = None
+    """Address and port of the first process, as 10.0.0.1:8476, where the cluster says nothing."""
+    processes: int | None = None
+    """Number of processes in all, with a coordinator."""
+    process_id: int | None = None
+    """Number of this process, from 0, with a coordinator."""
 
 
 @dataclass(frozen=True)

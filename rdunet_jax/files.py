@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file (UTF-8, lines ending as they do in `text`); its folder is made if need be.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8 with lines ending as they do in it; its folder is made if need be.
 
     Raises:
         OSError: it cannot be written; a file that was there stays as it was.
@@ -13,7 +13,7 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

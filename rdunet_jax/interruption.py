@@ -10,7 +10,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM is noted, and `check` raises `Stopped`; a second acts at once.
+    """While it is entered, the first SIGINT or SIGTERM is noted in `requested`; a second acts at once.
 
     A signal inside a training step would otherwise leave a state whose buffers are donated and gone.
     """
@@ -32,7 +32,6 @@ class StopRequest:
         self._requested = True
         print("\nstopping after this step, with a checkpoint; once more to stop at once")
 
-    def check(self) -> None:
-        """Raises `Stopped` if a stop was asked for."""
-        if self._requested:
-            raise Stopped
+    @property
+    def requested(self) -> bool:
+        return self._requested

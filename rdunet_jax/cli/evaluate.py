@@ -15,10 +15,11 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset, PatientExample
-from rdunet_jax.cli.display import number, print_table, progress_bar
+from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, overall_progress, sliding_window
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
+from rdunet_jax.progress import progress_bar
 from rdunet_jax.workdir import load_trained
 
 

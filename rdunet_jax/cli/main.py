@@ -6,6 +6,8 @@ A command imports what it needs when it runs, so that `--help` answers quickly.
 import logging
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +17,10 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
+from rdunet_jax.config import RECIPES, HostsConfig, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 
-_SETTINGS, _RECIPE, _INFERENCE = DatasetSettings(), TrainConfig(), InferenceConfig()
+_SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
 # In a log file rich would take 80 columns, too few for the tables.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
@@ -71,10 +73,17 @@ def train(
     widths: tuple[int, ...] | None = None,
     recurrent_width: int | None = None,
     recurrent_layers: int | None = None,
-    recipe: OmitArgPrefixes[TrainConfig] = _RECIPE,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    remat: bool = False,
+    recipe: Literal["paper", "keras", "plain"] = "paper",
+    settings: OmitArgPrefixes[TrainConfig] = RECIPES["paper"],
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
+    hosts: OmitArgPrefixes[HostsConfig] = _HOSTS,
 ) -> None:
     """Train a network, or go on with a run that was stopped.
+
+    One process uses all devices of its machine that a batch can be split over. On several machines every process is
+    started with the same command and --distributed, or with --coordinator, --processes and --process-id.
 
     Args:
         data_dir: Folder with a data set that `rdunet prepare` made.
@@ -84,14 +93,27 @@ def train(
         widths: Features of the encoder's levels, finest first (default: the network's own).
         recurrent_width: Features of each recurrent layer (default: the network's own).
         recurrent_layers: Number of recurrent layers (default: the network's own).
+        dtype: What the network computes in; its parameters stay float32.
+        remat: Recompute each block's inside in the backward pass: less memory, a third more arithmetic.
+        recipe: The paper's training recipe, its public Keras code's, or the paper's without augmentation; the
+            settings below start from it.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.cli.train import train_network
+    from rdunet_jax.parallel import initialize
+
+    initialize(hosts)
 
     data = Dataset(data_dir, dataset)
-    overrides = {"widths": widths, "recurrent_width": recurrent_width, "recurrent_layers": recurrent_layers}
+    overrides = {
+        "dtype": dtype,
+        "remat": remat,
+        "widths": widths,
+        "recurrent_width": recurrent_width,
+        "recurrent_layers": recurrent_layers,
+    }
     network = _named(model, **{name: value for name, value in overrides.items() if value is not None})
-    train_network(data, workdir, network, recipe, inference, console)
+    train_network(data, workdir, network, settings, inference, console)
 
 
 def evaluate(
@@ -244,13 +266,22 @@ COMMANDS = {
 }
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What is read first, for the other settings start from it."""
+
+    recipe: Literal["paper", "keras", "plain"] = "paper"
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
     # Set before JAX is imported: a network that was compiled once, by whatever command, is not compiled again.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/rdunet/jax").expanduser()))
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rdunet", description="Lung-tumour segmentation in CT.")
+        chosen, _ = tyro.cli(_Chosen, return_unknown_args=True, add_help=False)
+        commands = COMMANDS | {"train": partial(train, settings=RECIPES[chosen.recipe])}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="rdunet", description="Lung-tumour segmentation in CT.")
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,11 +2,14 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from rich.console import Console
+from scipy import ndimage
 
 from data_pipeline.errors import InputError
 from data_pipeline.intensity import normalise
@@ -14,8 +17,10 @@ from data_pipeline.loading import Dataset
 from rdunet_jax.cli.prediction import ct_mask, overall_progress
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.manifest import recorded_session
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.models import create_model
+from rdunet_jax.parallel import is_first
 from rdunet_jax.training import TrainState, create_state, fit
 from rdunet_jax.workdir import RunConfig
 
@@ -31,16 +36,20 @@ def train_network(
     console: Console,
 ) -> None:
     """Trains, or goes on with a run that was stopped."""
+    if not is_first():
+        console = Console(quiet=True)
     run = RunConfig(network, recipe, inference, data.intensity, data.image_size)
     patches = data.patch_count("train")
     if patches < recipe.batch_size:
         raise InputError(f"{data.folder}: {patches} training patches, fewer than a batch of {recipe.batch_size}")
-    run.start(workdir)
+    if is_first():
+        run.start(workdir)
     held_out = "validation" if data.patient_count("validation") else "train"
     steps_per_epoch = recipe.steps_per_epoch or patches // recipe.batch_size
     console.print(
         f"training {network.name} on {patches} patches of {data.patient_count('train')} patients, "
-        f"batch {recipe.batch_size}, {steps_per_epoch} steps an epoch, {recipe.epochs} epochs at most"
+        f"batch {recipe.batch_size}, {steps_per_epoch} steps an epoch, {recipe.epochs} epochs at most, "
+        f"loss {recipe.loss}, {', '.join(recipe.augmentation) or 'no'} augmentation"
     )
     if recipe.validation == "none":
         console.print("no validation: the latest network is kept, not the best")
@@ -58,15 +67,22 @@ def train_network(
     window = SlidingWindow(
         predictor, depth=network.patch_depth, batch=inference.window_batch if recipe.validation == "patients" else 1
     )
-    fit(
-        state,
-        recipe,
-        normalise=normaliser,
-        batches=lambda start: data.batches("train", recipe.batch_size, recipe.seed, start),
-        steps_per_epoch=steps_per_epoch,
-        validate=validate and partial(validate, window=window, data=data, split=held_out, inference=inference),
-        workdir=workdir,
-    )
+    account = data.account
+    dataset = {"name": data.folder.parent.name, **{key: account[key] for key in ("dataset_sha256", "split_sha256")}}
+    with recorded_session(workdir, asdict(run), dataset):
+        fit(
+            state,
+            recipe,
+            normalise=normaliser,
+            batches=lambda start: data.batches("train", recipe.batch_size, recipe.seed, start),
+            steps_per_epoch=steps_per_epoch,
+            validate=validate and partial(validate, window=window, data=data, split=held_out, inference=inference),
+            workdir=workdir,
+            draw=partial(draw_prediction, window=window, patch=next(data.patches(held_out)), inference=inference),
+            tell=console.print,
+        )
+    if not is_first():
+        return
     _tell_training(workdir, console)
 
 
@@ -107,6 +123,25 @@ def validate_patches(
     return summarise(scores)["mean_dice_marked_slices"] or 0.0
 
 
+def draw_prediction(
+    state: TrainState,
+    *,
+    window: SlidingWindow,
+    patch: tuple[np.ndarray, Bool[np.ndarray, "depth size size"]],
+    inference: InferenceConfig,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The slice of a patch that holds most tumour, in gray, with the outlines of truth (green) and prediction (red)."""
+    image, truth = patch
+    index = int(truth.sum(axis=(1, 2)).argmax())
+    prediction = window(state.variables, image)[index] > inference.threshold
+    gray = np.asarray(image[index], np.float32)
+    gray = 255 * (gray - gray.min()) / max(float(np.ptp(gray)), 1.0)
+    picture = np.repeat(gray.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    for mask, colour in ((truth[index], (0, 255, 0)), (prediction, (255, 0, 0))):
+        picture[mask & ~ndimage.binary_erosion(mask)] = colour
+    return picture
+
+
 def _tell_training(workdir: Path, console: Console) -> None:
     """The end of a training in a few lines, from what it wrote."""
     with (workdir / "steps.csv").open(newline="") as file:
@@ -125,4 +160,6 @@ def _tell_training(workdir: Path, console: Console) -> None:
     if dice:
         best = epochs[int(np.argmax(dice))]["epoch"]
         console.print(f"best validation Dice {max(dice):.3f}, after epoch {best} of {len(epochs)}")
-    console.print(f"run: {workdir} (history.csv, steps.csv, tensorboard, checkpoints)", markup=False)
+    console.print(
+        f"run: {workdir} (history.csv, history.png, steps.csv, manifest.json, tensorboard, checkpoints)", markup=False
+    )

@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -186,7 +185,7 @@ def test_every_network_trains_and_segments(name: str, dtype, rdunet, tmp_path: P
     state = create_state(create_model(network), run.train, (8, 32, 32))
     image = np.random.default_rng(0).integers(-1000, 400, (2, 8, 32, 32, 1)).astype(np.int16)
     batch = {"image": image, "mask": (image > 0).astype(np.uint8)}
-    state, metrics = train_step(state, batch, jax.random.key(0), partial(normalise, intensity="hu_window"))
+    state, metrics = train_step(state, batch, run.train, partial(normalise, intensity="hu_window"))
     assert np.isfinite(float(metrics["loss"]))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(1, state)

@@ -20,7 +20,8 @@ from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.training import create_state, fit, plateau_decay, stops_early, train_step
+from rdunet_jax.optimizer import plateau_decay, stops_early
+from rdunet_jax.training import create_state, fit, train_step
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -105,7 +106,7 @@ def test_a_step_is_adam_on_the_mean_binary_cross_entropy() -> None:
     # Adam's first step moves each parameter by the rate against the sign of its gradient, but for eps (1e-8).
     expected = jax.tree.map(lambda p, g: p - 0.01 * g / (jnp.abs(g) + 1e-8), state.params, gradients)
     bias = expected["Conv_0"].pop("bias")  # its gradient is zero before a batch normalisation, but for rounding
-    after, metrics = train_step(state, batch, key, identity)
+    after, metrics = train_step(state, batch, CONFIG, identity)
     params = after.params
     assert params["Conv_0"].pop("bias").shape == bias.shape
     # 1e-4 of a step of 0.01: gradients of two differently written losses differ by rounding
@@ -243,12 +244,12 @@ def test_a_run_stops_early_and_stays_stopped(tmp_path: Path) -> None:
 
 
 def test_the_scale_of_the_plateau_scales_adams_step() -> None:
-    batch, key = next(batches(0)), jax.random.key(0)
+    batch = next(batches(0))
     before = state_of().params
-    full, _ = train_step(state_of(), batch, key, identity)
+    full, _ = train_step(state_of(), batch, CONFIG, identity)
     halved = state_of()
     halved, _ = train_step(
-        halved.replace(plateau=halved.plateau._replace(scale=jnp.float32(0.5))), batch, key, identity
+        halved.replace(plateau=halved.plateau._replace(scale=jnp.float32(0.5))), batch, CONFIG, identity
     )
     # 1e-6: float32 rounding of p + u against p + u / 2
     jax.tree.map(
@@ -265,14 +266,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint_before(tmp_pat
     with pytest.raises(RunError, match="at step 5"):
         run(tmp_path, feed=feed)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest_step == 3
+    assert checkpoints.latest_step == 4
     checkpoints.close()
 
 
 def test_a_run_compiles_its_step_once_fresh_or_resumed(tmp_path: Path) -> None:
     def steps(state) -> int:
         """Programs compiled for: a step, another, and one after the plateau was updated as an epoch's end does."""
-        step = jax.jit(lambda state, batch: train_step(state, batch, jax.random.key(0), identity)[0])
+        step = jax.jit(lambda state, batch: train_step(state, batch, CONFIG, identity)[0])
         state = step(step(state, next(batches(0))), next(batches(1)))
         _, plateau = plateau_decay(CONFIG).update({}, state.plateau, value=jnp.float32(0.5))
         step(state.replace(plateau=plateau), next(batches(2)))

@@ -1,0 +1,54 @@
+"""The optimizer (paper, section 3.3): Adam, its decay on a plateau as Keras has it, and what may be switched on."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from rdunet_jax.config import TrainConfig
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    """Adam, with the config's clipping, decay by step and accumulation; its update is still to be scaled by the
+    plateau's scale, which changes once an epoch."""
+
+    def rate(updates: ArrayLike) -> Array:
+        """Keras 2's `decay`, by updates made."""
+        return config.learning_rate / (1 + config.step_decay * jnp.asarray(updates))
+
+    adam = optax.adam(rate if config.step_decay else config.learning_rate, b1=0.9, b2=0.999, eps=1e-8)
+    if config.clip_norm is not None:
+        adam = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    if config.accumulate > 1:
+        adam = optax.MultiSteps(adam, config.accumulate).gradient_transformation()
+    return optax.with_extra_args_support(adam)
+
+
+def plateau_decay(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    """Halves the learning rate when validation Dice has not risen, as Keras' ReduceLROnPlateau does.
+
+    Optax minimises, and its relative test never fires on negative values: it is fed 1 - Dice, with Keras' absolute
+    min_delta of 1e-4. It is updated once an epoch, outside the chain of the optimizer, where it would count steps.
+    """
+    return optax.contrib.reduce_on_plateau(
+        factor=config.plateau_factor,
+        patience=config.plateau_patience,
+        rtol=0,
+        atol=1e-4,
+        min_scale=config.min_learning_rate / config.learning_rate,
+    )
+
+
+def stops_early(dice: Sequence[float | None], patience: int | None) -> bool:
+    """Whether Keras' EarlyStopping (mode `max`, min_delta 0) would have stopped by now.
+
+    Args:
+        dice: validation Dice of every epoch until now; None where nothing was validated.
+        patience: epochs to wait for a better one; None waits for ever.
+    """
+    scores = [score for score in dice if score is not None]
+    if patience is None or len(scores) < 2:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
