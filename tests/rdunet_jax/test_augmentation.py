@@ -1,5 +1,7 @@
 """Augmentations against SciPy and scikit-image, and how often and how far they go."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,11 @@ from rdunet_jax.config import AugmentConfig
 ALWAYS = AugmentConfig(chance=1.0)
 PAPER = tuple(name for name in AUGMENTATIONS if name != "keras")
 DRAWS = 10_000
-augmented = jax.jit(augment, static_argnames=("names", "settings"))
+
+
+@partial(jax.jit, static_argnames=("names", "settings"))
+def augmented(key, images, masks, names, settings=DEFAULTS):
+    return augment(jax.random.split(key, len(images)), images, masks, names, settings)
 
 
 def smooth_image(shape=(3, 40, 48), seed=0) -> np.ndarray:
@@ -174,7 +180,7 @@ def test_the_same_key_draws_the_same_and_no_name_changes_nothing() -> None:
     for x, y in zip(one, same, strict=True):
         np.testing.assert_array_equal(x, y)
     assert not np.array_equal(one[0], other[0])
-    assert augment(jax.random.key(2), images, masks, ()) == (images, masks)
+    assert augment(jax.random.split(jax.random.key(2), 2), images, masks, ()) == (images, masks)
 
 
 @pytest.mark.parametrize("name", PAPER)

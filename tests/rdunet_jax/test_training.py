@@ -20,7 +20,7 @@ from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.optimizer import plateau_decay, stops_early
+from rdunet_jax.optimizer import make_optimizer, plateau_decay, stops_early
 from rdunet_jax.training import create_state, fit, train_step
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -258,16 +258,117 @@ def test_the_scale_of_the_plateau_scales_adams_step() -> None:
     assert isinstance(halved.plateau, optax.contrib.ReduceLROnPlateauState)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
-    def feed(start: int) -> Iterator[dict[str, np.ndarray]]:
+def test_a_loss_that_is_not_finite_names_its_batch_and_keeps_the_state_before(tmp_path: Path) -> None:
+    def feed(start: int, broken: int | None = 5) -> Iterator[dict[str, np.ndarray]]:
         for step, batch in enumerate(batches(start), start + 1):
-            yield batch | {"image": np.full_like(batch["image"], np.nan)} if step == 5 else batch
+            image = np.full_like(batch["image"], np.nan) if step == broken else batch["image"]
+            yield batch | {"image": image, "patient": np.array(["P-1", "P-2"]), "start": np.array([step, 0])}
 
-    with pytest.raises(RunError, match="at step 5"):
+    for _ in range(2):  # the same command again fails in the same place
+        with pytest.raises(RunError, match=r"at step 5 \(patient \['P-1', 'P-2'\], start \[5, 0\]\)"):
+            run(tmp_path / "run", feed=feed)
+        checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+        assert checkpoints.latest_step == 4
+        checkpoints.close()
+    assert_equal(run(tmp_path / "run", feed=batches), run(tmp_path / "whole"))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    class Steep(nn.Module):
+        """Finite for zeros, with an infinite gradient."""
+
+        @nn.compact
+        def __call__(self, x, *, train: bool = False):
+            return jnp.sqrt(x * self.param("weight", nn.initializers.ones_init(), ())) - 1
+
+    state = create_state(Steep(), CONFIG, (8, 8, 8))
+    before = jax.device_get(state)
+    zeros = {"image": np.zeros((2, 8, 8, 8, 1), np.float32), "mask": np.zeros((2, 8, 8, 8, 1), np.uint8)}
+    after, metrics = train_step(state, zeros, CONFIG, identity)
+    assert np.isfinite(metrics["loss"]) and not metrics["finite"]
+    assert_equal(jax.device_get(after), before)
+
+
+def test_a_broken_latest_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog) -> None:
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "12").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert_equal(run(tmp_path / "run"), whole)
+    assert "going on from the checkpoint before it, of step 9" in caplog.text
+
+
+def test_where_no_checkpoint_can_be_read_none_is_removed(tmp_path: Path) -> None:
+    run(tmp_path)
+    for file in (tmp_path / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
+        run(tmp_path)
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == before
+
+
+def test_too_little_memory_says_what_to_lower(tmp_path: Path) -> None:
+    def feed(start: int) -> Iterator[dict[str, np.ndarray]]:
+        yield {"image": jnp.zeros(1 << 48, jnp.float32), "mask": np.zeros(1)}  # 1 PiB
+
+    with pytest.raises(RunError, match="lower --batch-size"):
         run(tmp_path, feed=feed)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest_step == 4
-    checkpoints.close()
+
+
+def test_two_accumulated_batches_make_the_update_of_their_mean_gradient() -> None:
+    config = replace(CONFIG, accumulate=2)
+    state, steps = state_of(config), [next(batches(0)), next(batches(1))]
+
+    def gradient(batch, step):
+        def loss_of(params):
+            logits, _ = Small().apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["image"],
+                train=True,
+                rngs={"dropout": jax.random.fold_in(jax.random.key(0), step)},
+                mutable=["batch_stats"],
+            )
+            return optax.sigmoid_binary_cross_entropy(logits, batch["mask"].astype(np.float32)).mean()
+
+        return jax.jit(jax.grad(loss_of))(state.params)
+
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *(gradient(batch, i) for i, batch in enumerate(steps)))
+    adam = optax.adam(0.01, eps=1e-8)
+    updates, _ = adam.update(mean, adam.init(state.params))
+    expected = jax.device_get(optax.apply_updates(state.params, updates))
+    start = jax.device_get(state.params)
+    half, _ = train_step(state, steps[0], config, identity)
+    assert_equal(jax.device_get(half.params), start)
+    after, _ = train_step(half, steps[1], config, identity)
+    for params in (expected, after.params):
+        params["Conv_0"].pop("bias")  # its gradient is rounding before a batch normalisation
+    # 1e-5 of a step of 0.01: Adam divides small gradients by themselves, which amplifies rounding
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.params, expected)
+
+
+def test_the_moving_average_is_what_is_used() -> None:
+    config = replace(CONFIG, ema=0.75)
+    state = state_of(config)
+    before = jax.device_get(state.params)
+    state, _ = train_step(state, next(batches(0)), config, identity)
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, jax.device_get(state.params))
+    # float32 rounding
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), state.variables["params"], expected)
+
+
+def test_clipping_and_decay_by_step_are_optaxs_and_keras(tmp_path: Path) -> None:
+    gradients = {"w": jnp.array([3.0, 4.0])}
+    config = replace(CONFIG, clip_norm=1.0, step_decay=0.5)
+    ours, adam = make_optimizer(config), optax.scale_by_adam(eps=1e-8)
+    state, adam_state = ours.init(gradients), adam.init(gradients)
+    for step in range(3):
+        updates, state = ours.update(gradients, state)
+        expected, adam_state = adam.update(jax.tree.map(lambda g: g / 5, gradients), adam_state)
+        rate = 0.01 / (1 + 0.5 * step)  # Keras 2: lr / (1 + decay * iterations)
+        np.testing.assert_allclose(updates["w"], -rate * expected["w"], rtol=1e-5)  # float32
 
 
 def test_a_run_compiles_its_step_once_fresh_or_resumed(tmp_path: Path) -> None:
@@ -292,5 +393,6 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
     run(tmp_path, validate=lambda state, on_progress: 0.25)
     assert set(rows(tmp_path / "steps.csv")[0]) == {"step", "loss", "dice", "seconds"}
     assert rows(tmp_path / "history.csv")[-1]["validation_dice"] == "0.25"
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text())["dice"] == 0.25
