@@ -3,6 +3,7 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def fit(
     first_step = step = int(state.step)
     history = History(workdir, resume_at=step, writes=is_first())
     saved_at = time.monotonic()
-    with StopRequest() as stop, progress_bar() as progress, history:
+    with _shortage_told(config, workdir), StopRequest() as stop, progress_bar() as progress, history:
         bar = progress.add_task("", total=total_steps, completed=step)
         validation_bar = progress.add_task("validation", total=None, visible=False)
 
@@ -258,18 +259,25 @@ def fit(
         except (Stopped, NotFiniteError):
             checkpoints.save(step, state)
             raise
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise RunError(
-                f"the device's memory does not hold a step on a batch of {config.batch_size}; lower --batch-size (and "
-                "raise --accumulate to make up for it), use --remat or --dtype bfloat16, or make --widths or the "
-                "data set's image size smaller"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise RunError(f"{workdir}: {error.strerror}; make room, and the same command goes on") from error
         finally:
             checkpoints.close()
     return state
+
+
+@contextmanager
+def _shortage_told(config: TrainConfig, workdir: Path) -> Iterator[None]:
+    """Too little memory or disk becomes one line that says what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"the device's memory does not hold a step on a batch of {config.batch_size}; lower --batch-size (and "
+            "raise --accumulate to make up for it), use --remat or --dtype bfloat16, or make --widths or the data "
+            "set's image size smaller"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunError(f"{workdir}: {error.strerror}; make room, and the same command goes on") from error

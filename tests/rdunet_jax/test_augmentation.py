@@ -12,6 +12,7 @@ import skimage.transform
 
 from rdunet_jax.augmentation import (
     AUGMENTATIONS,
+    DEFAULTS,
     KERAS,
     Patch,
     augment,

@@ -182,7 +182,8 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_serves(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_two_hundred_steps(tmp_path: Path) -> None:
-    finish(start(tmp_path, "epochs=5", EPOCH=50))
-    early, *_, late = map(int, (tmp_path / "memory.txt").read_text().split())
-    # peaks in KiB after 50 and 250 steps; 2%: what rows of the history and the allocator take
-    assert late < 1.02 * early
+    finish(start(tmp_path, "epochs=11", EPOCH=50))
+    # Loading what draws the history and writes checkpoints takes some epochs to level off. Peaks in KiB after 300 and
+    # 500 steps; 1%: rows of the history, and the allocator
+    peaks = [int(peak) for peak in (tmp_path / "memory.txt").read_text().split()]
+    assert peaks[9] < 1.01 * peaks[5], peaks
