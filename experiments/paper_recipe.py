@@ -40,9 +40,9 @@ class Settings:
     """Runs of the whole recipe."""
     patients: int = 56
     """Phantoms, split as in the demo."""
-    steps: int = 500
+    steps: int = 300
     """Of each run of the whole recipe."""
-    short_steps: int = 250
+    short_steps: int = 150
     """Of each run with one augmentation, or one loss, by itself."""
 
 
