@@ -135,7 +135,9 @@ class InferenceConfig:
     threshold: float = 0.7
     """A voxel is tumour where its mean probability exceeds this."""
     dilation_diameter: int = 7
-    """Diameter in pixels of the disk that dilates each slice; 1 dilates nothing."""
+    """Diameter in pixels of the kernel that dilates each slice; 1 dilates nothing."""
+    kernel: Literal["disk", "square"] = "disk"
+    """Its shape: the paper's disk, or the full square that its Keras code has in fact."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import csv
 import json
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,16 @@ from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, ove
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.protocols import (
+    PatientScores,
+    Protocol,
+    ProtocolScores,
+    Summary,
+    score_patient,
+    score_protocol,
+    summarise_protocol,
+)
+from rdunet_jax.statistics import mean_interval
 from rdunet_jax.workdir import load_trained
 
 
@@ -31,7 +41,8 @@ def evaluate_network(
     dilation_diameter: int | None,
     console: Console,
     html: bool = False,
-) -> dict[str, float | int | None]:
+    protocol: Protocol = "paper",
+) -> Summary:
     """Scores the patients of a split; returns the summary."""
     network = load_trained(workdir)
     trained_on, held = (network.config.intensity, network.config.image_size), (data.intensity, data.image_size)
@@ -41,10 +52,13 @@ def evaluate_network(
             f"{trained_on[0]} at {trained_on[1]}; choose another --dataset or --workdir"
         )
     inference = inference_of(network, threshold, dilation_diameter)
+    if protocol == "keras":
+        inference = replace(inference, kernel="square")
     window = sliding_window(network)
-    scores: dict[str, SliceScores] = {}
+    scores: dict[str, ProtocolScores] = {}
+    whole: dict[str, PatientScores] = {}
     patients = data.patient_count(split)
-    summaries: list[dict[str, float | int | None]] = []
+    summaries: list[Summary] = []
 
     def scored() -> Iterator[PagePatient]:
         """Predicts and scores a patient after the other; the summary of all is there when the last is done."""
@@ -56,12 +70,14 @@ def evaluate_network(
                 )
                 probabilities = window(network.variables, example.image, on_windows)
                 prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, inference)
-                scores[example.name] = score_slices(prediction, example.ct_mask)
+                pair = (prediction, example.ct_mask, example.spacing_mm)
+                scores[example.name] = score_protocol(*pair, protocol)
+                whole[example.name] = score_patient(*pair)
                 if html:
-                    yield _on_page(example, prediction, on_ct, scores[example.name])
-        summaries.append(summarise(list(scores.values())))
+                    yield _on_page(example, prediction, on_ct, score_slices(prediction, example.ct_mask))
+        summaries.append(summarise_protocol(list(scores.values()), protocol) | _in_3d(whole))
 
-    folder = workdir / "evaluation" / split
+    folder = workdir / "evaluation" / (split if protocol == "paper" else f"{split}-{protocol}")
     if html:
         tables = {"All patients": summaries}
         write_page(folder / "page.html", f"Scores, {split} patients", scored(), tables, [in_words(inference)])
@@ -70,13 +86,25 @@ def evaluate_network(
     (summary,) = summaries
     with atomic_path(folder / "slices.csv") as path:
         _write_slices(path, scores)
-    settings = {"split": split, "step": network.step, "best": network.is_best, **asdict(inference)}
+    with atomic_path(folder / "patients.csv") as path, path.open("w", newline="") as file:
+        rows = [{"patient": name, **patient.row()} for name, patient in whole.items()]
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    settings = {
+        "split": split,
+        "protocol": protocol,
+        "step": network.step,
+        "best": network.is_best,
+        **asdict(inference),
+    }
     with atomic_path(folder / "summary.json") as path:
         path.write_text(json.dumps(settings | summary, indent=1) + "\n")
-    _tell_scores(console, scores)
+    _tell_scores(console, {name: one.slices for name, one in scores.items()})
+    _tell_summary(console, summary, protocol)
     which = "best" if network.is_best else "latest"
     console.print(f"network of step {network.step} ({which}), {in_words(inference)}")
-    files = ("summary.json", "slices.csv", *(["page.html"] if html else []))
+    files = ("summary.json", "slices.csv", "patients.csv", *(["page.html"] if html else []))
     console.print(f"scores: {folder} ({', '.join(files)})", markup=False)
     return summary
 
@@ -107,13 +135,31 @@ def _readable(scores: dict[str, float | int | None]) -> dict[str, float | int | 
     return {name.replace("_", " "): value for name, value in scores.items()}
 
 
-def _write_slices(path: Path, scores: dict[str, SliceScores]) -> None:
+def _in_3d(whole: dict[str, PatientScores]) -> Summary:
+    """Means over patients, each scored as a whole, and a 95% interval of the Dice."""
+    rows = [patient.row() for patient in whole.values()]
+    summary: Summary = {}
+    for name in ("dice", "iou", "mean_surface_distance_mm", "hd95_mm", "volume_error_mm3"):
+        values = [value for row in rows if (value := row[name]) is not None]
+        summary[f"mean_volumetric_{name}"] = float(np.mean(values)) if values else None
+    low, high = mean_interval(np.array([patient.dice for patient in whole.values()]))
+    summary["mean_volumetric_dice_low"], summary["mean_volumetric_dice_high"] = (
+        None if np.isnan(bound) else bound for bound in (low, high)
+    )
+    summary["patients_without_surface_distance"] = sum(row["hd95_mm"] is None for row in rows)
+    for name in ("lesions", "lesions_missed", "lesions_false_positive"):
+        summary[name] = sum(int(row[name] or 0) for row in rows)
+    return summary
+
+
+def _write_slices(path: Path, scores: dict[str, ProtocolScores]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("patient", "slice", "dice", "truth_pixels", "predicted_pixels", "overlap_pixels"))
-        for name, s in scores.items():
+        for name, patient in scores.items():
+            s = patient.slices
             rows = zip(s.dice.tolist(), s.truth_pixels, s.predicted_pixels, s.overlap_pixels, strict=True)
-            writer.writerows((name, number, *row) for number, row in enumerate(rows))
+            writer.writerows((name, number, *row) for number, row in enumerate(rows, patient.first))
 
 
 def _tell_scores(console: Console, scores: dict[str, SliceScores]) -> None:
@@ -132,4 +178,22 @@ def _tell_scores(console: Console, scores: dict[str, SliceScores]) -> None:
         f"mean slice-wise Dice {number(every['mean_dice_tumour_slices'])} over {every['tumour_slices']} tumour slices, "
         f"{number(every['mean_dice_all_slices'])} over all {every['slices']}; "
         f"{every['false_positive_slices']} false positive slices, {every['false_negative_slices']} false negative"
+    )
+
+
+def _tell_summary(console: Console, summary: Summary, protocol: Protocol) -> None:
+    """What a protocol and the scores in 3-D say of all patients."""
+    if protocol == "keras":
+        console.print(
+            f"keras protocol: mean Dice of a patient {number(summary['mean_patient_dice'])} "
+            f"(median {number(summary['median_patient_dice'])}), mean surface distance "
+            f"{number(summary['mean_surface_distance_mm'])} mm, HD95 {number(summary['mean_hd95_mm'])} mm over "
+            f"{summary['slices_with_surface_distance']} slices"
+        )
+    console.print(
+        f"in 3-D: mean Dice {number(summary['mean_volumetric_dice'])} "
+        f"(95% {number(summary['mean_volumetric_dice_low'])} to {number(summary['mean_volumetric_dice_high'])}), "
+        f"mean surface distance {number(summary['mean_volumetric_mean_surface_distance_mm'])} mm, "
+        f"HD95 {number(summary['mean_volumetric_hd95_mm'])} mm; {summary['lesions_missed']} of {summary['lesions']} "
+        f"lesions missed, {summary['lesions_false_positive']} false positive"
     )

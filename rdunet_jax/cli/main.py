@@ -123,9 +123,10 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     threshold: float | None = None,
     dilation_diameter: int | None = None,
+    protocol: Literal["paper", "keras"] = "paper",
     html: bool = False,
 ) -> None:
-    """Score a trained network on whole patients, slice by slice on the CT's own grid.
+    """Score a trained network on whole patients, on the CT's own grid: slice by slice, in 3-D, and by lesions.
 
     Args:
         data_dir: Folder with a data set that `rdunet prepare` made.
@@ -133,13 +134,28 @@ def evaluate(
         dataset: Name of the data set, where the folder holds several.
         split: The patients to score.
         threshold: Probability above which a voxel is tumour (default: the run's).
-        dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
+        dilation_diameter: Diameter in pixels of the dilating kernel (default: the run's).
+        protocol: The paper's scores of every slice, or its Keras code's: without the outer slices, dilated by a square.
         html: Also write `page.html`, one file to look at slices, overlays and scores in a browser.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.cli.evaluate import evaluate_network
 
-    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console, html)
+    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console, html, protocol)
+
+
+def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = None) -> None:
+    """Find the threshold and dilation that score best on the validation patients; `evaluate` takes them as flags.
+
+    Args:
+        data_dir: Folder with a data set that `rdunet prepare` made.
+        workdir: Folder of the run whose best network is used.
+        dataset: Name of the data set, where the folder holds several.
+    """
+    from data_pipeline.loading import Dataset
+    from rdunet_jax.cli.choose import choose
+
+    choose(Dataset(data_dir, dataset), workdir, console)
 
 
 def segment(
@@ -258,6 +274,7 @@ COMMANDS = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "choose-postprocessing": choose_postprocessing,
     "segment": segment,
     "models": models,
     "import-weights": import_weights,

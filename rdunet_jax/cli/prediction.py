@@ -47,7 +47,7 @@ def ct_prediction(
 ) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
     """The mask of `ct_mask`, and the probabilities on the CT's grid that it was cut from."""
     on_ct = from_network_grid(probabilities, *shape[1:])
-    return postprocess(on_ct, inference.threshold, inference.dilation_diameter), on_ct
+    return postprocess(on_ct, inference.threshold, inference.dilation_diameter, inference.kernel), on_ct
 
 
 def overall_progress(
@@ -58,4 +58,4 @@ def overall_progress(
 
 
 def in_words(inference: InferenceConfig) -> str:
-    return f"threshold {inference.threshold}, dilated by a disk of {inference.dilation_diameter} pixels"
+    return f"threshold {inference.threshold}, dilated by a {inference.kernel} of {inference.dilation_diameter} pixels"

@@ -1,0 +1,211 @@
+"""Scores against DeepMind's surface-distance, NumPy, SciPy and plain transcriptions of the rules."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import surface_distance
+from scipy import ndimage, stats
+
+from rdunet_jax.lesions import score_lesions
+from rdunet_jax.postprocessing import histogram_threshold, postprocess
+from rdunet_jax.protocols import score_patient, score_protocol, summarise_protocol
+from rdunet_jax.statistics import compare, mean_interval
+from rdunet_jax.surface import surface_distances
+
+SPACING = (3.0, 0.9, 1.1)
+
+
+def mask_pairs(count: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, ...]]]:
+    """Random masks in 2-D and 3-D, dense and sparse, often touching the border, with random spacing."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        shape = tuple(rng.integers(1, 12, 2 + number % 2))
+        spacing = tuple(rng.uniform(0.5, 5, len(shape)).tolist())
+        yield rng.random(shape) < rng.uniform(0.1, 0.9), rng.random(shape) < rng.uniform(0.1, 0.9), spacing
+
+
+def scan(seed: int = 0, depth: int = 23) -> tuple[np.ndarray, np.ndarray]:
+    """A tumour, a prediction that is shifted, misses slices and marks others."""
+    rng = np.random.default_rng(seed)
+    truth, prediction = np.zeros((2, depth, 24, 26), bool)
+    truth[6:15, 8:16, 9:17] = True
+    prediction[7:17, 9:18, 10:16] = True
+    prediction[2, 1:3, 1:3] = prediction[depth - 3, 20:, 20:] = True
+    prediction[10] = truth[10]
+    prediction[11] = False
+    return prediction & (rng.random(truth.shape) < 0.9) | (prediction & truth), truth
+
+
+def test_surface_distances_are_deepminds() -> None:
+    compared = 0
+    for prediction, truth, spacing in mask_pairs(220):
+        ours = surface_distances(prediction, truth, spacing)
+        if not prediction.any() or not truth.any():
+            assert np.isnan(ours).all()
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls old names of SciPy
+            distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
+            mean = np.mean(surface_distance.compute_average_surface_distance(distances))
+            hd95 = surface_distance.compute_robust_hausdorff(distances, 95)
+        # 1e-9 mm: the same sums in another order
+        np.testing.assert_allclose(ours, (mean, hd95), atol=1e-9)
+        compared += 1
+    assert compared >= 200
+
+
+def test_surface_distance_of_shifted_planes_is_their_distance() -> None:
+    """Two half spaces, three voxels of 2 mm apart; the box's own ends have no surface of their own in between."""
+    one, other = np.zeros((2, 12, 9, 9), bool)
+    one[:4], other[:7] = True, True
+    assert surface_distances(one, other, (2.0, 1.0, 1.0)).hd95_mm == pytest.approx(6.0)
+    assert surface_distances(one, one, (2.0, 1.0, 1.0)) == (0.0, 0.0)
+
+
+def test_volumetric_scores_are_numpys() -> None:
+    for prediction, truth, spacing in mask_pairs(60, seed=1):
+        if truth.ndim != 3:
+            continue
+        scores = score_patient(prediction, truth, spacing)
+        both, either = np.logical_and(prediction, truth).sum(), np.logical_or(prediction, truth).sum()
+        if either:
+            assert scores.iou == pytest.approx(both / either)
+            assert scores.dice == pytest.approx(2 * both / (both + either))
+        difference = float(prediction.sum()) - float(truth.sum())
+        assert scores.volume_error_mm3 == pytest.approx(difference * np.prod(spacing))
+
+
+@pytest.mark.parametrize(("predicted", "true", "dice"), [(0, 0, 1.0), (1, 0, 0.0), (0, 1, 0.0), (1, 1, 1.0)])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_empty_and_full_masks(predicted: int, true: int, dice: float, depth: int) -> None:
+    prediction, truth = (np.full((depth, 5, 5), bool(value)) for value in (predicted, true))
+    scores = score_patient(prediction, truth, SPACING)
+    assert (scores.dice, scores.iou) == (dice, dice)
+    assert np.isnan(scores.surface.mean_mm) == (not (predicted and true))
+    row = scores.row()
+    assert (row["lesions"], row["lesions_missed"]) == (true, true * (1 - predicted))
+    assert row["lesions_false_positive"] == predicted * (1 - true)
+    paper = summarise_protocol([score_protocol(prediction, truth, SPACING, "paper")], "paper")
+    assert paper["mean_dice_all_slices"] == dice
+    assert paper["mean_dice_tumour_slices"] == (dice if true else None)
+    assert paper["false_positive_slices"] == depth * predicted * (1 - true)
+    assert paper["false_negative_slices"] == depth * true * (1 - predicted)
+
+
+def test_lesions_counted_by_hand() -> None:
+    truth, prediction = np.zeros((2, 6, 20, 20), bool)
+    truth[1, 1:3, 1:3] = True  # found, by two predicted lesions
+    truth[4, 10:12, 10:12] = True  # missed
+    prediction[1, 1, 1] = prediction[3, 5, 5] = True  # hits the first; hits nothing
+    prediction[1, 1, 3] = True  # joins the first by touching it only
+    scores = score_lesions(prediction, truth)
+    assert scores.found.tolist() == [True, False]
+    assert scores.dice.tolist() == [2 * 1 / (4 + 1), 0.0]
+    assert (scores.false_positive_lesions, scores.false_negative_lesions) == (2, 1)
+
+
+def test_the_keras_protocol_is_the_references_rules() -> None:
+    """REFERENCE.md's rules, slice by slice in plain Python."""
+    patients = [scan(seed, depth) for seed, depth in ((0, 23), (1, 25), (2, 30))]
+    scores = [score_protocol(prediction, truth, SPACING, "keras") for prediction, truth in patients]
+    means, false_positives, false_negatives, surfaces = [], 0, 0, []
+    for prediction, truth in patients:
+        left_out = int(len(truth) * 0.2)
+        partial = []
+        for index in range(left_out, len(truth) - left_out):
+            p, t = prediction[index], truth[index]
+            both = (p & t).sum()
+            dice = 2 * both / (p.sum() + t.sum()) if p.any() or t.any() else 1.0
+            if dice not in (0, 1):
+                partial.append(dice)
+            false_positives += bool(not t.any() and p.any())
+            false_negatives += bool(t.any() and not both)
+            if p.any() and t.any():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    distances = surface_distance.compute_surface_distances(t, p, SPACING[1:])
+                    surfaces.append(np.mean(surface_distance.compute_average_surface_distance(distances)))
+        means.append(np.mean(partial))
+    summary = summarise_protocol(scores, "keras")
+    assert summary["mean_patient_dice"] == pytest.approx(np.mean(means))
+    assert summary["median_patient_dice"] == pytest.approx(np.median(means))
+    assert (summary["false_positive_slices"], summary["false_negative_slices"]) == (false_positives, false_negatives)
+    assert false_positives > 0 and false_negatives > 0
+    assert summary["mean_surface_distance_mm"] == pytest.approx(np.mean(surfaces))
+    assert summary["slices_with_surface_distance"] == len(surfaces)
+    assert summary["patients_without_partial_dice"] == 0
+
+
+@pytest.mark.parametrize("protocol", ["paper", "keras"])
+def test_the_truth_scores_one_and_nothing_scores_as_counted(protocol) -> None:
+    _, truth = scan()
+    perfect = summarise_protocol([score_protocol(truth, truth, SPACING, protocol)], protocol)
+    nothing = summarise_protocol([score_protocol(np.zeros_like(truth), truth, SPACING, protocol)], protocol)
+    names = [name for name in perfect if "dice" in name and name.startswith(("mean", "median"))]
+    assert names and all(perfect[name] == 1 for name in names)
+    assert perfect["false_positive_slices"] == perfect["false_negative_slices"] == 0
+    # 9 tumour slices of 23, number 6 to 14; `keras` leaves out 4 slices at either end, none of them with tumour
+    assert nothing["false_negative_slices"] == 9
+    assert nothing["false_positive_slices"] == 0
+    if protocol == "paper":
+        assert nothing["mean_dice_all_slices"] == pytest.approx(14 / 23)
+        assert nothing["mean_dice_tumour_slices"] == 0
+    else:
+        assert nothing["mean_patient_dice"] == 0
+        assert nothing["patients_without_partial_dice"] == perfect["patients_without_partial_dice"] == 1
+        assert perfect["mean_surface_distance_mm"] == 0
+
+
+@pytest.mark.parametrize("diameter", [1, 3, 7])
+def test_square_dilation_is_scipys(diameter: int) -> None:
+    probabilities = np.random.default_rng(0).random((4, 20, 30)).astype(np.float32)
+    expected = ndimage.binary_dilation(probabilities > 0.97, np.ones((1, diameter, diameter)))
+    np.testing.assert_array_equal(postprocess(probabilities, 0.97, diameter, "square"), expected)
+
+
+def test_threshold_and_dilation_move_the_counts_as_table_6() -> None:
+    """False positive slices fall and false negative ones rise with the threshold; dilation changes Dice alone."""
+    rng = np.random.default_rng(0)
+    _, truth = scan()
+    probabilities = np.clip(0.55 * truth + rng.random(truth.shape) * 0.5 * rng.random((len(truth), 1, 1)), 0, 1)
+    probabilities[8] *= 0.9
+    grid = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    counts, dice = {}, {}
+    for diameter in (1, 7):
+        masks = [postprocess(probabilities, threshold, diameter) for threshold in grid]
+        summaries = [summarise_protocol([score_protocol(mask, truth, SPACING, "paper")], "paper") for mask in masks]
+        counts[diameter] = [(s["false_positive_slices"], s["false_negative_slices"]) for s in summaries]
+        dice[diameter] = [s["mean_dice_tumour_slices"] for s in summaries]
+    positives, negatives = (np.array(column) for column in zip(*counts[1], strict=True))
+    assert (np.diff(positives) <= 0).all() and positives[0] > positives[-1]
+    assert (np.diff(negatives) >= 0).all() and negatives[0] < negatives[-1]
+    assert [fp for fp, _ in counts[7]] == positives.tolist()
+    assert dice[7] != dice[1]
+
+
+def test_the_histogram_threshold_lies_between_two_clear_groups() -> None:
+    probabilities = np.full((4, 8, 8), 0.01)
+    probabilities[1, :4], probabilities[2, :4] = 0.35, 0.85
+    assert 0.35 <= histogram_threshold(probabilities) < 0.85
+    assert histogram_threshold(np.zeros((2, 4, 4))) == 0.7
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_patients() -> None:
+    values = np.random.default_rng(0).normal(0.7, 0.1, 400)
+    half = stats.norm.ppf(0.975) * values.std() / np.sqrt(400)
+    # 10%: 10,000 resamples place a 2.5% quantile to some 2%, and the percentile method is right to order 1/sqrt(n)
+    np.testing.assert_allclose(mean_interval(values) - values.mean(), (-half, half), rtol=0.1)
+    assert np.isnan(mean_interval(values[:1])).all()
+
+
+def test_a_paired_comparison_is_the_exact_signed_rank_test() -> None:
+    one, other = np.array([0.9, 0.8, 0.7, 0.6, 0.55]), np.array([0.8, 0.6, 0.4, 0.2, 0.05])
+    result = compare(one, other)
+    assert result.mean_difference == pytest.approx(0.3)
+    assert result.p_value == pytest.approx(2 / 2**5)  # all five differences have one sign
+    assert result.interval.low > 0
+    assert compare(one, one).p_value == 1
+    with pytest.raises(ValueError, match="same patients"):
+        compare(one, other[:3])
