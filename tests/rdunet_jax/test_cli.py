@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data_pipeline.discovery import discover
 from data_pipeline.intensity import normalise
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.cli import main as cli
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig
 from rdunet_jax.models import MODELS, create_model, model_config
 from rdunet_jax.training import create_state, train_step
 from rdunet_jax.workdir import RunConfig
@@ -82,6 +83,20 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
     assert summary["mean_dice_tumour_slices"] == pytest.approx(dice[truth > 0].mean())
     assert summary["false_positive_slices"] == (truth == 0).sum()
 
+    with (work / "evaluation" / "test" / "patients.csv").open(newline="") as file:
+        patients = list(csv.DictReader(file))
+    assert float(patients[0]["dice"]) == pytest.approx(2 * truth.sum() / (truth.sum() + len(truth) * 32 * 32))
+    assert int(patients[0]["lesions_missed"]) == 0
+    status, out, _ = rdunet("evaluate", "--data-dir", data, "--workdir", work, "--protocol", "keras")
+    assert status == 0 and "dilated by a square" in out
+    assert (work / "evaluation" / "test-keras" / "summary.json").exists()
+
+    manifest = (work / "manifest.json").read_text()
+    sessions = json.loads(manifest)["sessions"]
+    assert [session["outcome"] for session in sessions] == ["finished"] * 3
+    assert len(json.loads(manifest)["dataset"]["dataset_sha256"]) == 64
+    assert str(tmp_path) not in manifest
+
     status, out, _ = rdunet("segment", DUMMY / "PHANTOM-002", "--workdir", work, "--output", output)
     assert status == 0 and str(output) in out
     assert nib.load(output / "mask.nii.gz").shape == (32, 32, 10)
@@ -89,6 +104,19 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
     status, _, _ = rdunet("segment", DUMMY, "--workdir", work, "--output", tmp_path / "several")
     folders = sorted(path.name for path in (tmp_path / "several").iterdir())
     assert len(folders) == 3 and not any("PHANTOM" in name for name in folders)
+
+
+def test_a_recipe_is_where_the_settings_start_from(rdunet, monkeypatch, tmp_path: Path) -> None:
+    seen = []
+    monkeypatch.setattr("data_pipeline.loading.Dataset", lambda *arguments: None)
+    monkeypatch.setattr("rdunet_jax.cli.train.train_network", lambda *arguments: seen.append(arguments[3]))
+    train = ("train", "--data-dir", tmp_path, "--workdir", tmp_path)
+    for more in ((), ("--recipe", "keras"), ("--recipe", "keras", "--early-stopping", 4, "--rotation", 9)):
+        assert rdunet(*train, *more)[0] == 0
+    paper, keras, changed = seen
+    assert paper == RECIPES["paper"] and len(paper.augmentation) == 8
+    assert keras == RECIPES["keras"] and keras.early_stopping == 15
+    assert changed == replace(keras, early_stopping=4, augment=AugmentConfig(rotation=9))
 
 
 def spoil_nothing(source: Path) -> None:
