@@ -144,6 +144,18 @@ def evaluate(
     evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console, html, protocol)
 
 
+def compare(one: Positional[Path], other: Positional[Path]) -> None:
+    """Test whether two evaluations of the same patients differ, patient by patient.
+
+    Args:
+        one: Folder of an evaluation, such as run/evaluation/test.
+        other: Folder of another.
+    """
+    from rdunet_jax.cli.compare import compare_evaluations
+
+    compare_evaluations(one, other, console)
+
+
 def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = None) -> None:
     """Find the threshold and dilation that score best on the validation patients; `evaluate` takes them as flags.
 
@@ -275,6 +287,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "choose-postprocessing": choose_postprocessing,
+    "compare": compare,
     "segment": segment,
     "models": models,
     "import-weights": import_weights,

@@ -91,6 +91,12 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
     assert status == 0 and "dilated by a square" in out
     assert (work / "evaluation" / "test-keras" / "summary.json").exists()
 
+    evaluations = work / "evaluation"
+    status, out, _ = rdunet("compare", evaluations / "test", evaluations / "test")
+    assert status == 0 and "dice" in out
+    status, _, error = rdunet("compare", evaluations / "test", work)
+    assert status == 2 and str(work / "patients.csv") in error and error.count("\n") == 1
+
     manifest = (work / "manifest.json").read_text()
     sessions = json.loads(manifest)["sessions"]
     assert [session["outcome"] for session in sessions] == ["finished"] * 3
