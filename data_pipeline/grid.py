@@ -19,6 +19,12 @@ from skimage.transform import resize, resize_local_mean
 CANVAS = 512
 
 
+def place_on_canvas(height: int, width: int) -> tuple[int, int, int]:
+    """Side of the canvas that a slice lies on, and the row and column of it where the slice begins."""
+    (top, below), (left, _) = _margins(height, width)
+    return top + height + below, top, left
+
+
 def _margins(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """The (before, after) padding of rows and of columns that makes the canvas."""
     side = max(CANVAS, height, width)
@@ -66,8 +72,7 @@ def from_network_grid(
     probabilities: Float32[np.ndarray, "depth size size"], height: int, width: int
 ) -> Float32[np.ndarray, "depth height width"]:
     """Probabilities on the network's grid back to the CT's own pixels (bilinear), the canvas cut off."""
-    (top, below), (left, _) = _margins(height, width)
-    side = top + height + below
+    side, top, left = place_on_canvas(height, width)
     output = np.empty((len(probabilities), height, width), np.float32)
     for index, plane in enumerate(probabilities):
         canvas = resize(plane, (side, side), order=1, mode="edge", anti_aliasing=False, preserve_range=True)

@@ -132,8 +132,9 @@ class InferenceConfig:
 
     window_batch: int = 2
     """Windows in one call of the compiled predictor."""
-    threshold: float = 0.7
-    """A voxel is tumour where its mean probability exceeds this."""
+    threshold: float | Literal["histogram"] = 0.7
+    """A voxel is tumour where its mean probability exceeds this; `histogram` picks it for each patient (prediction of
+    whole patients only, not in training)."""
     dilation_diameter: int = 7
     """Diameter in pixels of the kernel that dilates each slice; 1 dilates nothing."""
     kernel: Literal["disk", "square"] = "disk"

@@ -1,17 +1,22 @@
-"""From mean probabilities to a mask: threshold, dilation by a disk (paper, section 3.4) or a square (Keras code)."""
+"""From mean probabilities to a mask: resizing to the CT's grid, threshold, dilation by a disk (paper, section 3.4) or a
+square (Keras code)."""
 
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Float32
 from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
 Kernel = Literal["disk", "square"]
+Threshold = float | Literal["histogram"]
+"""A probability, or one picked for each patient by `histogram_threshold`."""
 
+BATCH = 16
+"""Slices in one call of the compiled program."""
 _HISTOGRAM_FLOOR = 0.1
 _HISTOGRAM_BOUNDS = (0.3, 0.9)
 _PAPER_THRESHOLD = 0.7
@@ -60,6 +65,16 @@ def histogram_threshold(probabilities: Float[np.ndarray, "depth height width"]) 
     return float(np.clip(threshold_otsu(values), *_HISTOGRAM_BOUNDS))
 
 
+class Canvas(NamedTuple):
+    """Where a CT's slice lies on the square canvas, in pixels of the CT, that the network's grid covers."""
+
+    side: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 def postprocess(
     probabilities: Float[np.ndarray, "depth height width"],
     threshold: float,
@@ -68,3 +83,49 @@ def postprocess(
 ) -> Bool[np.ndarray, "depth height width"]:
     """Tumour where the probability exceeds `threshold`, then dilated."""
     return np.asarray(dilate(jnp.asarray(probabilities > threshold), dilation_diameter, kernel))
+
+
+def postprocess_on_canvas(
+    probabilities: Float32[np.ndarray, "depth size size"],
+    canvas: Canvas,
+    threshold: Threshold,
+    dilation_diameter: int,
+    kernel: Kernel = "disk",
+) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
+    """The mask on the CT's own grid, and the probabilities there.
+
+    Resized bilinearly first, then thresholded and dilated, as the Keras code does: the kernel is measured in the CT's
+    pixels. `BATCH` slices at a time go through one program, which is compiled once for a size of slice, whatever the
+    number of slices and the threshold. The histogram is that of the network's grid.
+
+    Args:
+        threshold: tumour is where the probability exceeds it.
+    """
+    if threshold == "histogram":
+        threshold = histogram_threshold(probabilities)
+    mask = np.empty((len(probabilities), canvas.height, canvas.width), bool)
+    resized = np.empty(mask.shape, np.float32)
+    for start in range(0, len(probabilities), BATCH):
+        block = probabilities[start : start + BATCH]
+        filled = np.pad(block, ((0, BATCH - len(block)), (0, 0), (0, 0)))
+        done = _postprocess_block(filled, np.float32(threshold), canvas, dilation_diameter, kernel)
+        for whole, part in zip((mask, resized), done, strict=True):
+            whole[start : start + BATCH] = np.asarray(part)[: len(block)]
+    return mask, resized
+
+
+@partial(jax.jit, static_argnames=("canvas", "diameter", "kernel"))
+def _postprocess_block(
+    probabilities: Float32[Array, "batch size size"], threshold: Array, canvas: Canvas, diameter: int, kernel: Kernel
+) -> tuple[Any, Any]:
+    resized = jax.image.scale_and_translate(
+        probabilities,
+        (len(probabilities), canvas.height, canvas.width),
+        (1, 2),
+        jnp.full(2, canvas.side / probabilities.shape[-1], jnp.float32),
+        -jnp.array([canvas.top, canvas.left], jnp.float32),
+        "linear",
+        antialias=False,
+        precision=jax.lax.Precision.HIGHEST,  # TPU and GPU would round the factors to fewer bits
+    )
+    return dilate(resized > threshold, diameter, kernel), resized

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from data_pipeline.grid import from_network_grid
+from data_pipeline.grid import place_on_canvas
 from data_pipeline.intensity import normalise
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.inference import SlidingWindow, network_predictor
-from rdunet_jax.postprocessing import postprocess
+from rdunet_jax.postprocessing import Canvas, postprocess_on_canvas
 from rdunet_jax.workdir import TrainedNetwork
 
 
@@ -35,10 +35,7 @@ def inference_of(network: TrainedNetwork, threshold: float | None, dilation_diam
 def ct_mask(
     probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
 ) -> Bool[np.ndarray, "depth height width"]:
-    """Probabilities on the network's grid to a mask on the CT's, of (depth, height, width) `shape`.
-
-    Resized first, then thresholded and dilated, as the Keras code does: the disk is measured in the CT's pixels.
-    """
+    """Probabilities on the network's grid to a mask on the CT's, of (depth, height, width) `shape`."""
     return ct_prediction(probabilities, shape, inference)[0]
 
 
@@ -46,8 +43,10 @@ def ct_prediction(
     probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
 ) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
     """The mask of `ct_mask`, and the probabilities on the CT's grid that it was cut from."""
-    on_ct = from_network_grid(probabilities, *shape[1:])
-    return postprocess(on_ct, inference.threshold, inference.dilation_diameter, inference.kernel), on_ct
+    height, width = shape[1:]
+    canvas = Canvas(*place_on_canvas(height, width), height, width)
+    settings = (inference.threshold, inference.dilation_diameter, inference.kernel)
+    return postprocess_on_canvas(probabilities, canvas, *settings)
 
 
 def overall_progress(
