@@ -14,7 +14,7 @@ from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset
 from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.prediction import sliding_window
+from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.postprocessing import Kernel, histogram_threshold, postprocess
 from rdunet_jax.progress import progress_bar
@@ -37,17 +37,17 @@ def choose(data: Dataset, workdir: Path, console: Console) -> Choice:
         InputError: the data set holds no validation patients.
     """
     network = load_trained(workdir)
-    window = sliding_window(network)
+    stored = store_probabilities(data, workdir, "validation", network, console)
     scores: dict[Choice, list[SliceScores]] = defaultdict(list)
     with progress_bar(console) as progress:
-        bar = progress.add_task("predicting and scoring", total=data.patient_count("validation"))
+        bar = progress.add_task("scoring", total=data.patient_count("validation"))
         for example in data.patients("validation"):
-            probabilities = window(network.variables, example.image)
+            probabilities = stored[example]
             on_ct = from_network_grid(probabilities, *example.ct_mask.shape[1:])
             # Only where something is above the lowest threshold, and as far as a kernel reaches, can there be a mask.
             box = _box(on_ct > min(t for t in THRESHOLDS if isinstance(t, float)), margin=max(d for _, d in DILATIONS))
             for threshold, (kernel, diameter) in product(THRESHOLDS, DILATIONS):
-                value = histogram_threshold(on_ct) if threshold == "histogram" else float(threshold)
+                value = histogram_threshold(probabilities) if threshold == "histogram" else float(threshold)
                 prediction = np.zeros(on_ct.shape, bool)
                 prediction[box] = postprocess(on_ct[box], value, diameter, kernel)
                 scores[threshold, kernel, diameter].append(score_slices(prediction, example.ct_mask))

@@ -4,21 +4,22 @@ import csv
 import json
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32
 from rich.console import Console
 
-from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset, PatientExample
 from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, overall_progress, sliding_window
+from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of
+from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
+from rdunet_jax.postprocessing import Kernel, Threshold
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.protocols import (
     PatientScores,
@@ -37,38 +38,32 @@ def evaluate_network(
     data: Dataset,
     workdir: Path,
     split: str,
-    threshold: float | None,
+    threshold: Threshold | None,
     dilation_diameter: int | None,
     console: Console,
     html: bool = False,
     protocol: Protocol = "paper",
+    kernel: Kernel | None = None,
 ) -> Summary:
-    """Scores the patients of a split; returns the summary."""
+    """Scores the patients of a split; returns the summary.
+
+    Args:
+        kernel: the protocol's if None: under `keras` a square, else the run's.
+    """
     network = load_trained(workdir)
-    trained_on, held = (network.config.intensity, network.config.image_size), (data.intensity, data.image_size)
-    if trained_on != held:
-        raise InputError(
-            f"{data.folder}: holds {held[0]} gray values at {held[1]} pixels, the network in {workdir} was trained on "
-            f"{trained_on[0]} at {trained_on[1]}; choose another --dataset or --workdir"
-        )
-    inference = inference_of(network, threshold, dilation_diameter)
-    if protocol == "keras":
-        inference = replace(inference, kernel="square")
-    window = sliding_window(network)
+    if kernel is None and protocol == "keras":
+        kernel = "square"
+    inference = inference_of(network, threshold, dilation_diameter, kernel)
+    stored = store_probabilities(data, workdir, split, network, console)
     scores: dict[str, ProtocolScores] = {}
     whole: dict[str, PatientScores] = {}
-    patients = data.patient_count(split)
     summaries: list[Summary] = []
 
     def scored() -> Iterator[PagePatient]:
         """Predicts and scores a patient after the other; the summary of all is there when the last is done."""
         with progress_bar(console) as progress:
-            bar = progress.add_task("evaluating", total=None)
-            for index, example in enumerate(data.patients(split)):
-                on_windows = overall_progress(
-                    lambda done, total: progress.update(bar, completed=done, total=total), index, patients
-                )
-                probabilities = window(network.variables, example.image, on_windows)
+            for example in progress.track(data.patients(split), data.patient_count(split), description="scoring"):
+                probabilities = stored[example]
                 prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, inference)
                 pair = (prediction, example.ct_mask, example.spacing_mm)
                 scores[example.name] = score_protocol(*pair, protocol)

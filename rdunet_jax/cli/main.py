@@ -102,6 +102,8 @@ def train(
     from rdunet_jax.cli.train import train_network
     from rdunet_jax.parallel import initialize
 
+    if inference.threshold == "histogram":
+        raise InputError("--threshold histogram: training needs a number; `evaluate` takes it on whole patients")
     initialize(hosts)
 
     data = Dataset(data_dir, dataset)
@@ -121,10 +123,12 @@ def evaluate(
     workdir: Path,
     dataset: str | None = None,
     split: Literal["train", "validation", "test"] = "test",
-    threshold: float | None = None,
+    threshold: float | Literal["histogram"] | None = None,
     dilation_diameter: int | None = None,
+    kernel: Literal["disk", "square"] | None = None,
     protocol: Literal["paper", "keras"] = "paper",
     html: bool = False,
+    shard: str | None = None,
 ) -> None:
     """Score a trained network on whole patients, on the CT's own grid: slice by slice, in 3-D, and by lesions.
 
@@ -133,15 +137,24 @@ def evaluate(
         workdir: Folder of the run whose best network is scored.
         dataset: Name of the data set, where the folder holds several.
         split: The patients to score.
-        threshold: Probability above which a voxel is tumour (default: the run's).
+        threshold: Probability above which a voxel is tumour, or `histogram`: picked for each patient (default: the
+            run's).
         dilation_diameter: Diameter in pixels of the dilating kernel (default: the run's).
+        kernel: Its shape (default: the run's, or under `--protocol keras` a square).
         protocol: The paper's scores of every slice, or its Keras code's: without the outer slices, dilated by a square.
         html: Also write `page.html`, one file to look at slices, overlays and scores in a browser.
+        shard: To share the prediction among processes: `2/4` predicts every fourth patient, from the second, and
+            stores the probabilities. When all have ended, the same command without it scores them.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.cli.evaluate import evaluate_network
+    from rdunet_jax.cli.stored import Shard, store_shard
 
-    evaluate_network(Dataset(data_dir, dataset), workdir, split, threshold, dilation_diameter, console, html, protocol)
+    data = Dataset(data_dir, dataset)
+    if shard is not None:
+        store_shard(data, workdir, split, Shard.parse(shard), console)
+        return
+    evaluate_network(data, workdir, split, threshold, dilation_diameter, console, html, protocol, kernel)
 
 
 def compare(one: Positional[Path], other: Positional[Path]) -> None:

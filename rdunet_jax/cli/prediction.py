@@ -1,18 +1,20 @@
 """From a trained network to masks on the CT's own grid: shared by training, evaluation and segmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from data_pipeline.grid import place_on_canvas
 from data_pipeline.intensity import normalise
+from data_pipeline.loading import PatientExample
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.inference import SlidingWindow, network_predictor
-from rdunet_jax.postprocessing import Canvas, postprocess_on_canvas
+from rdunet_jax.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas
 from rdunet_jax.workdir import TrainedNetwork
 
 
@@ -23,9 +25,11 @@ def sliding_window(network: TrainedNetwork) -> SlidingWindow:
     return SlidingWindow(predictor, depth=run.model.patch_depth, batch=run.inference.window_batch)
 
 
-def inference_of(network: TrainedNetwork, threshold: float | None, dilation_diameter: int | None) -> InferenceConfig:
+def inference_of(
+    network: TrainedNetwork, threshold: Threshold | None, dilation_diameter: int | None, kernel: Kernel | None = None
+) -> InferenceConfig:
     """The run's post-processing, with what the user set instead."""
-    chosen = {"threshold": threshold, "dilation_diameter": dilation_diameter}
+    chosen = {"threshold": threshold, "dilation_diameter": dilation_diameter, "kernel": kernel}
     try:
         return replace(network.config.inference, **{name: value for name, value in chosen.items() if value is not None})
     except ValueError as error:
@@ -49,11 +53,32 @@ def ct_prediction(
     return postprocess_on_canvas(probabilities, canvas, *settings)
 
 
-def overall_progress(
-    on_progress: Callable[[int, int], None], patient: int, patients: int
-) -> Callable[[int, int], None]:
-    """Progress in windows of one patient, told as progress of all patients, as if all had as many windows."""
-    return lambda done, total: on_progress(patient * total + done, patients * total)
+def predict_patients(
+    examples: Iterable[PatientExample],
+    count: int,
+    window: SlidingWindow,
+    variables: Any,
+    on_progress: Callable[[int, int], None],
+    skip: Callable[[PatientExample], bool] = lambda example: False,
+) -> Iterator[tuple[PatientExample, Float32[np.ndarray, "depth size size"]]]:
+    """Patients and their mean probabilities on the network's grid, one after the other.
+
+    Args:
+        count: number of the examples.
+        on_progress: called with windows done and windows in all, as if every patient had as many as the present one.
+        skip: patients that are left out; they do not count in what is told.
+    """
+
+    def tell(patient: int, patients: int, windows: int, total: int) -> None:
+        on_progress(patient * total + windows, patients * total)
+
+    done = 0
+    for example in examples:
+        if skip(example):
+            count -= 1
+            continue
+        yield example, window(variables, example.image, partial(tell, done, count))
+        done += 1
 
 
 def in_words(inference: InferenceConfig) -> str:

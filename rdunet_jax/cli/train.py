@@ -14,7 +14,7 @@ from scipy import ndimage
 from data_pipeline.errors import InputError
 from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
-from rdunet_jax.cli.prediction import ct_mask, overall_progress
+from rdunet_jax.cli.prediction import ct_mask, predict_patients
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.inference import SlidingWindow, network_predictor
 from rdunet_jax.manifest import recorded_session
@@ -96,12 +96,8 @@ def validate_patients(
     inference: InferenceConfig,
 ) -> float:
     """Validation Dice on whole patients, just as `rdunet evaluate` scores them."""
-    patients = data.patient_count(split)
-    scores = []
-    for number, example in enumerate(data.patients(split)):
-        on_windows = overall_progress(on_progress, number, patients)
-        probabilities = window(state.variables, example.image, on_windows)
-        scores.append(score_slices(ct_mask(probabilities, example.ct_mask.shape, inference), example.ct_mask))
+    predicted = predict_patients(data.patients(split), data.patient_count(split), window, state.variables, on_progress)
+    scores = [score_slices(ct_mask(found, one.ct_mask.shape, inference), one.ct_mask) for one, found in predicted]
     return summarise(scores)["mean_dice_marked_slices"] or 0.0
 
 
