@@ -13,12 +13,19 @@ class SliceScores:
     truth_pixels: Int64[np.ndarray, " depth"]
     predicted_pixels: Int64[np.ndarray, " depth"]
     overlap_pixels: Int64[np.ndarray, " depth"]
+    missing: bool = False
+    """There is no prediction of this patient."""
+
+    @property
+    def both_empty(self) -> Bool[np.ndarray, " depth"]:
+        """Slices with neither tumour nor prediction. Nothing that is missing counts as rightly empty."""
+        return ~self.marked & (not self.missing)
 
     @property
     def dice(self) -> Float64[np.ndarray, " depth"]:
-        """2|X∩Y| / (|X|+|Y|); 1 where both are empty, so 0 where only one is."""
+        """2|X∩Y| / (|X|+|Y|); 1 where both are empty, so 0 where only one is; 0 everywhere if missing."""
         total = self.truth_pixels + self.predicted_pixels
-        return np.where(total == 0, 1.0, 2 * self.overlap_pixels / np.maximum(total, 1))
+        return np.where(self.both_empty, 1.0, 2 * self.overlap_pixels / np.maximum(total, 1))
 
     @property
     def tumour(self) -> Bool[np.ndarray, " depth"]:
@@ -41,20 +48,23 @@ class SliceScores:
 
 
 def score_slices(
-    prediction: Bool[np.ndarray, "depth height width"], truth: Bool[np.ndarray, "depth height width"]
+    prediction: Bool[np.ndarray, "depth height width"] | None, truth: Bool[np.ndarray, "depth height width"]
 ) -> SliceScores:
-    """Compares a predicted mask with the truth.
+    """Compares a predicted mask with the truth; None is a prediction that is missing, and fails on every slice.
 
     Raises:
         ValueError: the shapes differ.
     """
+    missing = prediction is None
+    if prediction is None:
+        prediction = np.zeros_like(truth)
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
 
     def pixels(mask: np.ndarray) -> np.ndarray:
         return mask.sum(axis=(1, 2), dtype=np.int64)
 
-    return SliceScores(pixels(truth), pixels(prediction), pixels(prediction & truth))
+    return SliceScores(pixels(truth), pixels(prediction), pixels(prediction & truth), missing)
 
 
 def summarise(scores: list[SliceScores]) -> dict[str, float | int | None]:
@@ -71,8 +81,10 @@ def summarise(scores: list[SliceScores]) -> dict[str, float | int | None]:
 
     return {
         "patients": len(scores),
+        "missing_patients": sum(s.missing for s in scores),
         "slices": len(dice),
         "tumour_slices": int(tumour.sum()),
+        "both_empty_slices": sum(int(s.both_empty.sum()) for s in scores),
         "mean_dice_tumour_slices": mean(dice[tumour]),
         "median_dice_tumour_slices": median(dice[tumour]),
         "mean_dice_marked_slices": mean(dice[marked]),

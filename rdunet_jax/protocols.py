@@ -8,8 +8,10 @@ Dice over patients, each the mean over its slices whose Dice is neither 0 nor 1;
 the slices where both masks hold something.
 
 Under `keras` a patient without such a slice, which its code leaves undefined, has the mean over its tumour slices, and
-is counted. Both count false positive and false negative slices alike; both score masks on the CT's own grid (512 x 512
-pixels in NSCLC-Radiomics). Beside them stand each patient's scores in 3-D, of all its slices: see `PatientScores`.
+is counted. A prediction that is missing (None) fails: Dice 0 on every slice and in 3-D, every tumour slice a false
+negative, every lesion missed. Such patients are counted, and so are the slices where both masks are empty. Both
+protocols count false positive and false negative slices alike; both score masks on the CT's own grid (512 x 512 pixels
+in NSCLC-Radiomics). Beside them stand each patient's scores in 3-D, of all its slices: see `PatientScores`.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ OUTER_SHARE = 0.2
 
 @dataclass(frozen=True)
 class PatientScores:
-    """One patient as a whole. Dice and IoU are 1 if both masks are empty, and 0 if only one is."""
+    """One patient as a whole. Dice and IoU are 1 if both masks are empty, 0 if only one is or none was predicted."""
 
     voxels_truth: int
     voxels_predicted: int
@@ -38,16 +40,18 @@ class PatientScores:
     voxel_mm3: float
     surface: SurfaceDistances
     lesions: LesionScores
+    missing: bool = False
+    """There is no prediction of this patient."""
 
     @property
     def dice(self) -> float:
         total = self.voxels_truth + self.voxels_predicted
-        return 2 * self.voxels_overlap / total if total else 1.0
+        return 2 * self.voxels_overlap / total if total else float(not self.missing)
 
     @property
     def iou(self) -> float:
         union = self.voxels_truth + self.voxels_predicted - self.voxels_overlap
-        return self.voxels_overlap / union if union else 1.0
+        return self.voxels_overlap / union if union else float(not self.missing)
 
     @property
     def volume_error_mm3(self) -> float:
@@ -58,6 +62,7 @@ class PatientScores:
         """For a table."""
         truth_mm3 = self.voxels_truth * self.voxel_mm3
         return {
+            "missing": int(self.missing),
             "dice": self.dice,
             "iou": self.iou,
             "mean_surface_distance_mm": _defined(self.surface.mean_mm),
@@ -72,15 +77,19 @@ class PatientScores:
         }
 
 
-def score_patient(prediction: Mask, truth: Mask, spacing_mm: tuple[float, float, float]) -> PatientScores:
+def score_patient(prediction: Mask | None, truth: Mask, spacing_mm: tuple[float, float, float]) -> PatientScores:
     """Scores a patient in 3-D.
 
     Args:
+        prediction: None if it is missing.
         spacing_mm: between slices, rows and columns.
 
     Raises:
         ValueError: the shapes differ.
     """
+    missing = prediction is None
+    if prediction is None:
+        prediction = np.zeros_like(truth)
     lesions = score_lesions(prediction, truth)
     return PatientScores(
         voxels_truth=int(truth.sum()),
@@ -89,6 +98,7 @@ def score_patient(prediction: Mask, truth: Mask, spacing_mm: tuple[float, float,
         voxel_mm3=float(np.prod(spacing_mm)),
         surface=surface_distances(prediction, truth, spacing_mm),
         lesions=lesions,
+        missing=missing,
     )
 
 
@@ -100,13 +110,13 @@ class ProtocolScores:
     """Number of the first of them in the CT."""
     slices: SliceScores
     surfaces: list[SurfaceDistances]
-    """Of every slice under `keras`; else empty."""
+    """Of every slice under `keras`; else, or without a prediction, empty."""
 
 
 def score_protocol(
-    prediction: Mask, truth: Mask, spacing_mm: tuple[float, float, float], protocol: Protocol
+    prediction: Mask | None, truth: Mask, spacing_mm: tuple[float, float, float], protocol: Protocol
 ) -> ProtocolScores:
-    """Scores a patient's slices by a protocol; the prediction is already dilated by its kernel.
+    """Scores a patient's slices by a protocol; the prediction is already dilated by its kernel, None if it is missing.
 
     Raises:
         ValueError: the shapes differ.
@@ -115,6 +125,8 @@ def score_protocol(
         return ProtocolScores(0, score_slices(prediction, truth), [])
     first = int(OUTER_SHARE * len(truth))
     inner = slice(first, len(truth) - first)
+    if prediction is None:
+        return ProtocolScores(first, score_slices(None, truth[inner]), [])
     scores = score_slices(prediction[inner], truth[inner])
     pairs = zip(prediction[inner], truth[inner], strict=True)
     return ProtocolScores(first, scores, [surface_distances(p, t, spacing_mm[1:]) for p, t in pairs])
@@ -127,7 +139,15 @@ def summarise_protocol(scores: list[ProtocolScores], protocol: Protocol) -> Summ
         return summary
     dice = np.array([patient_dice(patient.slices) for patient in scores])
     surfaces = [surface for patient in scores for surface in patient.surfaces if np.isfinite(surface.mean_mm)]
-    counted = ("patients", "slices", "tumour_slices", "false_positive_slices", "false_negative_slices")
+    counted = (
+        "patients",
+        "missing_patients",
+        "slices",
+        "tumour_slices",
+        "both_empty_slices",
+        "false_positive_slices",
+        "false_negative_slices",
+    )
     return {
         **{name: summary[name] for name in counted},
         "mean_patient_dice": _mean(dice),
@@ -143,7 +163,7 @@ def patient_dice(scores: SliceScores) -> float:
     """The `keras` protocol's mean Dice of a patient; 1 where it has neither a partial nor a tumour slice."""
     partial = _partial(scores)
     chosen = scores.dice[partial if partial.any() else scores.tumour]
-    return float(chosen.mean()) if len(chosen) else 1.0
+    return float(chosen.mean()) if len(chosen) else float(not scores.missing)
 
 
 def _partial(scores: SliceScores) -> Bool[np.ndarray, " depth"]:

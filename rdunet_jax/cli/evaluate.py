@@ -65,11 +65,13 @@ def evaluate_network(
             for example in progress.track(data.patients(split), data.patient_count(split), description="scoring"):
                 probabilities = stored[example]
                 prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, inference)
-                pair = (prediction, example.ct_mask, example.spacing_mm)
+                # NaN is above no threshold, so it would pass for a scan without tumour
+                held = prediction if np.isfinite(probabilities).all() else None
+                pair = (held, example.ct_mask, example.spacing_mm)
                 scores[example.name] = score_protocol(*pair, protocol)
                 whole[example.name] = score_patient(*pair)
                 if html:
-                    yield _on_page(example, prediction, on_ct, score_slices(prediction, example.ct_mask))
+                    yield _on_page(example, prediction, on_ct, score_slices(held, example.ct_mask))
         summaries.append(summarise_protocol(list(scores.values()), protocol) | _in_3d(whole))
 
     folder = workdir / "evaluation" / (split if protocol == "paper" else f"{split}-{protocol}")
@@ -99,6 +101,8 @@ def evaluate_network(
     _tell_summary(console, summary, protocol)
     which = "best" if network.is_best else "latest"
     console.print(f"network of step {network.step} ({which}), {in_words(inference)}")
+    if summary["missing_patients"]:
+        console.print(f"{summary['missing_patients']} patients without a finite prediction, scored as failures")
     files = ("summary.json", "slices.csv", "patients.csv", *(["page.html"] if html else []))
     console.print(f"scores: {folder} ({', '.join(files)})", markup=False)
     return summary

@@ -158,6 +158,25 @@ def test_the_truth_scores_one_and_nothing_scores_as_counted(protocol) -> None:
         assert perfect["mean_surface_distance_mm"] == 0
 
 
+@pytest.mark.parametrize("protocol", ["paper", "keras"])
+@pytest.mark.parametrize("tumour", [True, False])
+def test_a_missing_prediction_fails_everywhere(tumour: bool, protocol) -> None:
+    _, truth = scan()
+    truth = truth & tumour
+    summary = summarise_protocol([score_protocol(None, truth, SPACING, protocol)], protocol)
+    assert summary["missing_patients"] == 1
+    assert summary["false_negative_slices"] == 9 * tumour and summary["false_positive_slices"] == 0
+    assert summary["both_empty_slices"] == 0
+    assert summary["mean_dice_all_slices" if protocol == "paper" else "mean_patient_dice"] == 0
+    row = score_patient(None, truth, SPACING).row()
+    assert (row["missing"], row["dice"], row["iou"], row["hd95_mm"]) == (1, 0, 0, None)
+    assert (row["lesions_missed"], row["lesions_false_positive"]) == (tumour, 0)
+    # an empty prediction is right where there is no tumour: 14 of 23 slices, 6 of the inner 15, or all of them
+    empty = summarise_protocol([score_protocol(np.zeros_like(truth), truth, SPACING, protocol)], protocol)
+    assert empty["missing_patients"] == 0
+    assert empty["both_empty_slices"] == (23 if protocol == "paper" else 15) - 9 * tumour
+
+
 @pytest.mark.parametrize("diameter", [1, 3, 7])
 def test_square_dilation_is_scipys(diameter: int) -> None:
     probabilities = np.random.default_rng(0).random((4, 20, 30)).astype(np.float32)
