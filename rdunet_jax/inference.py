@@ -12,7 +12,7 @@ the mean over all windows that hold it:
 The slices stream. A batch of B windows needs B + 7 slices and the sums of the 7 that earlier windows had begun; then B
 slices are closed, for no later window holds them, and 7 sums stay open. Memory does not depend on the length of the
 scan. Every batch goes through one compiled program; the last is filled up with windows that count nothing, so that
-nothing is compiled twice.
+nothing is compiled twice. The windows of a batch are shared among as many of the process's devices as divide it.
 """
 
 import sys
@@ -25,7 +25,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Shaped
+
+from rdunet_jax.parallel import BATCH_AXIS, make_local_mesh
 
 Window = Shaped[Array, "window height width"]
 Predictor = Callable[[Any, Window], Float[Array, "window height width"]]
@@ -57,7 +60,21 @@ class SlidingWindow:
 
     def __init__(self, predictor: Predictor, *, depth: int = 8, batch: int = 2):
         self.depth, self.batch = depth, batch
-        self._add_windows = jax.jit(partial(_add_windows, predictor, depth, batch), donate_argnums=1)
+        mesh = make_local_mesh(batch)
+        predict = jax.vmap(predictor, in_axes=(None, 0))
+        if mesh.size == 1:
+            self._everywhere = None
+            self._add_windows = jax.jit(partial(_add_windows, predict, depth, batch), donate_argnums=1)
+        else:
+            whole, part = PartitionSpec(), PartitionSpec(BATCH_AXIS)
+            predict = jax.shard_map(predict, mesh=mesh, in_specs=(whole, part), out_specs=part, check_vma=False)
+            self._everywhere = NamedSharding(mesh, whole)
+            self._add_windows = jax.jit(
+                partial(_add_windows, predict, depth, batch),
+                donate_argnums=1,
+                in_shardings=self._everywhere,
+                out_shardings=self._everywhere,
+            )
 
     def __call__(
         self,
@@ -95,7 +112,10 @@ class SlidingWindow:
             return
         real = len(held)
         held += held[-1:] * (self.depth - real)
-        sums: Any = np.zeros((self.depth - 1, *held[0].shape), np.float32)
+        # On the devices from the first batch on, or the second would be compiled anew.
+        sums: Any = jnp.zeros((self.depth - 1, *held[0].shape), jnp.float32)
+        if self._everywhere is not None:
+            variables, sums = jax.device_put((variables, sums), self._everywhere)
         before: Iterator[Float32[np.ndarray, "height width"]] = iter(())
         start = 0
         while True:
@@ -125,7 +145,7 @@ class SlidingWindow:
 
 
 def _add_windows(
-    predictor: Predictor,
+    predict: Callable[[Any, Shaped[Array, "batch window height width"]], Array],
     depth: int,
     batch: int,
     variables: Any,
@@ -135,7 +155,7 @@ def _add_windows(
 ) -> tuple[Float32[Array, "batch height width"], Float32[Array, "open height width"]]:
     """Adds the first `windows` windows of a block of slices to the sums that are open; the closed ones, the open."""
     block = jnp.stack([slices[start : start + depth] for start in range(batch)])
-    probabilities = jax.vmap(predictor, in_axes=(None, 0))(variables, block)
+    probabilities = predict(variables, block)
     sums = jnp.concatenate([opened, jnp.zeros((batch, *opened.shape[1:]), jnp.float32)])
     for start in range(batch):
         counted = jnp.where(start < windows, probabilities[start], 0).astype(jnp.float32)

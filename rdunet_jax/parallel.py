@@ -5,6 +5,7 @@ sums what crosses devices, so the statistics of batch normalisation and the grad
 losses are those of one device, but for the order of summation.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,6 +49,15 @@ def make_mesh(batch_size: int) -> Mesh:
             f"a batch of {batch_size} cannot be split over {len(devices)} devices; choose a --batch-size that is a "
             f"multiple of {len(devices)}"
         )
+    return _even_mesh(devices, batch_size)
+
+
+def make_local_mesh(batch_size: int) -> Mesh:
+    """As many of this process's own devices as the batch can be split over evenly."""
+    return _even_mesh(jax.local_devices(), batch_size)
+
+
+def _even_mesh(devices: Sequence[Any], batch_size: int) -> Mesh:
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return Mesh(np.array(devices[:count]), (BATCH_AXIS,))
 

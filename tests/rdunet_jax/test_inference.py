@@ -1,5 +1,6 @@
 """The sliding window against a naive loop over windows."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,40 @@ def test_the_mean_equals_a_naive_loop(depth: int, network) -> None:
     expected = naive_mean(lambda patch: np.asarray(one(patch)), volume)
     # 1e-6: a batch of windows sums in another order than one window does, each voxel a few units in the last place off.
     np.testing.assert_allclose(window(variables, volume), expected, atol=1e-6, rtol=0)
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, sys
+from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.models import create_model
+model = create_model("tiny")
+variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 1)))
+volume = np.random.default_rng(0).random((21, 16, 16), np.float32)
+window = SlidingWindow(network_predictor(model, lambda x: x), batch=4)
+result = window(variables, volume)
+window(variables, volume[:13])
+print(len(jax.devices()), window._everywhere and window._everywhere.mesh.size, window._add_windows._cache_size())
+np.save(sys.argv[1], result)
+"""
+
+
+def test_devices_share_the_windows_of_a_batch(tmp_path: Path) -> None:
+    told = {}
+    for devices in (1, 2, 3):  # of three, two divide a batch of four
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = (
+            os.environ
+            | flags
+            | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+            | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        )
+        command = [sys.executable, "-c", DEVICES, str(tmp_path / f"{devices}.npy")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        told[devices] = done.stdout.split()
+    assert told == {1: ["1", "None", "1"], 2: ["2", "2", "1"], 3: ["3", "2", "1"]}
+    for devices in (2, 3):
+        # 1e-6: a smaller batch of windows on each device sums in another order
+        np.testing.assert_allclose(np.load(tmp_path / f"{devices}.npy"), np.load(tmp_path / "1.npy"), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("depth", [1, 5, 7])
