@@ -34,11 +34,7 @@ def recorded_session(workdir: Path, config: dict[str, Any], dataset: dict[str, A
     started = time.monotonic()
     session: dict[str, Any] = {
         "started": _now(),
-        "code_revision": code_revision(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "devices": [device.device_kind for device in jax.devices()],
+        **environment(),
         "processes": jax.process_count(),
         "ended": None,
     }
@@ -66,6 +62,17 @@ def recorded_session(workdir: Path, config: dict[str, Any], dataset: dict[str, A
             "peak_device_memory_gib": round(device_memory.get("peak_bytes_in_use", 0) / 2**30, 3) or None,
         }
         write()
+
+
+def environment() -> dict[str, Any]:
+    """Code, versions and kind of machine, without anything that names it."""
+    return {
+        "code_revision": code_revision(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": [device.device_kind for device in jax.devices()],
+    }
 
 
 def code_revision() -> str | None:

@@ -1,0 +1,98 @@
+"""The paper's numbers as data, and the tables that ours stand in."""
+
+import csv
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import paper, paper_runs, reproduce_paper, table6_postprocessing
+from experiments.augmentation_ablation import SCHEMES
+from experiments.paper import PROPOSED, Picture, Row, Table
+from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES
+
+TABLE = Table(
+    name="table9",
+    title="Table 9. Anything",
+    reading="Higher is better.",
+    labels=("name", "Dice over"),
+    measures=("mean Dice", "FP slices"),
+    rows=[
+        Row(("one", "tumour slices"), (0.7228, 321), (0.71284999, 300)),
+        Row(("two", "tumour slices"), (0.5, None), (0.75, 8)),
+        Row(("three", "tumour slices"), (0.25, 7), (None, None)),
+    ],
+)
+
+
+def test_the_difference_is_ours_less_the_papers() -> None:
+    # 0.71284999 is shown as 0.7128, and 0.7128 - 0.7228 = -0.0100: what a reader gets from the two numbers shown
+    assert TABLE.rows[0].cells()[2:] == ["0.7228", "0.7128", "-0.0100", "321", "300", "-21"]
+
+
+def test_what_was_not_published_or_not_run_is_empty_and_named() -> None:
+    assert TABLE.rows[1].cells()[2:] == ["0.5000", "0.7500", "+0.2500", "", "8", ""]
+    assert TABLE.rows[2].cells()[2:] == ["0.2500", "", "", "7", "", ""]
+    assert TABLE.missing == ["table9, three, tumour slices: mean Dice", "table9, three, tumour slices: FP slices"]
+
+
+def test_csv_and_markdown_say_the_same(tmp_path: Path) -> None:
+    TABLE.write(tmp_path)
+    with (tmp_path / "table9.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    lines = [line for line in (tmp_path / "table9.md").read_text().splitlines() if line.startswith("|")]
+    markdown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows == [markdown[0], *markdown[2:]]
+    assert rows[0][2:5] == ["mean Dice: paper", "mean Dice: ours", "mean Dice: ours - paper"]
+    assert len(rows) == 4
+
+
+def test_a_picture_is_written_as_png(tmp_path: Path) -> None:
+    Picture("figure9", "Figure 9", "Look.", Figure()).write(tmp_path)
+    assert (tmp_path / "figure9.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_published_numbers_are_complete_and_agree_with_each_other() -> None:
+    tables = {3: (paper.TABLE_3, 4, 2), 4: (paper.TABLE_4, 4, 2), 5: (paper.TABLE_5, 8, 4), 6: (paper.TABLE_6, 8, 4)}
+    for table, rows, columns in tables.values():
+        assert len(table) == rows
+        for cells in table.values():
+            assert len(cells) == columns and None not in cells
+            assert all(0.5 < float(dice or 0) < 0.8 for dice in cells[:2])
+            assert all(0 < int(count or 0) < 848 for count in cells[2:])  # Table 2's tumour slices
+    # the proposed network stands in all four, trained with BCE and cut at 0.7
+    assert paper.TABLE_3[PROPOSED] == paper.TABLE_4[PROPOSED] == paper.TABLE_5["BCE"][:2]
+    assert paper.TABLE_5["BCE"] == paper.TABLE_6["0.7"] == (0.7228, 0.7556, 321, 331)
+
+
+def test_every_row_has_its_run() -> None:
+    rows = {*paper.TABLE_3, *paper.TABLE_4, *paper.TABLE_5, *SCHEMES.values()} - {"BCE"}
+    assert rows == set(paper_runs.RUNS)
+    assert len(rows) == 24  # as the docstring of reproduce_paper.py says
+    assert set(paper.TABLE_6) == set(table6_postprocessing.SETTINGS)
+    assert len(SCHEMES) == len(PAPER_AUGMENTATION) + 3
+
+
+def test_the_runs_are_the_papers_recipe_but_for_what_their_names_say() -> None:
+    recipe = RECIPES["paper"]
+    for name, (network, changed) in paper_runs.RUNS.items():
+        different = {field for field in vars(recipe) if getattr(recipe, field) != getattr(changed, field)}
+        if network != "paper" or name == PROPOSED:
+            assert not different
+        elif "augmentation" in name or "alone" in name:
+            assert different == {"augmentation"}
+        elif name.startswith("Tversky"):
+            assert changed.loss == "tversky" and name == f"Tversky {changed.tversky_alpha}"
+            assert different <= {"loss", "tversky_alpha"}
+        else:
+            assert different == {"loss"}
+
+
+@pytest.mark.parametrize("name", [stage.__name__ for stage in reproduce_paper.STAGES] + ["experiments.reproduce_paper"])
+def test_a_script_says_how_it_is_run(name: str) -> None:
+    module = importlib.import_module(name)
+    script = name.replace(".", "/") + ".py"
+    assert module.__doc__ and re.search(rf"python {re.escape(script)} .*--output", module.__doc__)
+    assert "--smoke" in module.__doc__ and ("takes" in module.__doc__ or "Costs" in module.__doc__)
