@@ -122,8 +122,8 @@ def read_scores(folder: Path) -> list[float | None] | None:
     return [summaries[protocol][score] for protocol, score in COLUMNS.values()]
 
 
-def write_table(output: Path, patients: Sequence[str], console: Console) -> None:
-    """The table of all folds; one that was not run has an empty row, and a score that is not defined an empty cell."""
+def write_table(output: Path, patients: Sequence[str]) -> list[tuple[str, ...]]:
+    """The table of all folds as CSV and Markdown; returns its rows, as shown."""
     scored = {name: scores for name in patients if (scores := read_scores(output / name)) is not None}
     columns = [[value for value in column if value is not None] for column in zip(*scored.values(), strict=True)]
     means = [float(np.mean(column)) if column else None for column in columns]
@@ -136,7 +136,7 @@ def write_table(output: Path, patients: Sequence[str], console: Console) -> None
     ruler = ("---", *["--:"] * len(COLUMNS))
     with atomic_path(output / "real_patients.md") as path:
         path.write_text("".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *shown)) + NOTE)
-    print_table(console, "The patient left out", header, shown)
+    return shown
 
 
 def _cell(value: float | None) -> str:
@@ -151,7 +151,8 @@ def main(settings: Settings) -> None:
     gather(settings.lung1, dicom)
     for left_out in settings.folds:
         run_fold(dicom, settings.output / left_out, left_out, PATIENTS, RECIPE, console)
-        write_table(settings.output, PATIENTS, console)
+        write_table(settings.output, PATIENTS)
+    print_table(console, "The patient left out", ("patient", *COLUMNS), write_table(settings.output, PATIENTS))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(real_patients, "train_network", None)
     fold(tmp_path, "PHANTOM-002")  # scored: it is not run again
 
-    write_table(tmp_path, PATIENTS, QUIET)
+    write_table(tmp_path, PATIENTS)
     with (tmp_path / "real_patients.csv").open(newline="") as file:
         header, first, second, third, mean = csv.reader(file)
     assert header == ["patient", *COLUMNS]
