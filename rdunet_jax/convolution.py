@@ -1,9 +1,17 @@
 """The one 3-D convolution of every network here, and the one place that chooses how XLA runs it.
 
-XLA on CPU runs a 3-D convolution in a generic loop, but a 2-D one as a blocked matrix product: at 256x256x8, 33 → 32
-channels, that is 1.8 s against 0.4 s. A 3-D kernel is a stack of 2-D ones, so on CPU each depth tap becomes one 2-D
-convolution over all slices, and the results are shifted by the tap's offset and summed. GPUs and TPUs have a native 3-D
-convolution and get it unchanged.
+GPUs and TPUs have a native 3-D convolution and get it unchanged (`direct`). XLA on CPU runs it in a generic loop, so
+there a convolution is one of
+
+- `winograd`: a quarter of the arithmetic, as large matrix products (see `rdunet_jax.winograd`), for 3x3 planes, float32
+  and at least `WINOGRAD_CHANNELS` channels in and out;
+- `fold`: each depth tap becomes one 2-D convolution over all slices, and the results are shifted by the tap's offset
+  and summed. XLA on CPU runs a 2-D convolution as a blocked matrix product, but its gradients naively.
+
+Seconds on 2 cores of an AMD EPYC (jax 0.10.2, beside other work; `experiments/benchmarks/lowerings.py`), forward, and
+forward + backward:
+
+LOWERING_TABLE
 """
 
 import math
@@ -16,8 +24,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Lowering = Literal["direct", "fold"]
+from rdunet_jax.winograd import convolve_winograd, sum_over_taps
+
+Lowering = Literal["direct", "fold", "winograd"]
 Dtype = jnp.dtype | type | str
+
+WINOGRAD_CHANNELS = 16
+"""With fewer, the transforms cost more than the products save."""
+WINOGRAD_SIDE = 16
+"""Smallest side of a plane that is cut into tiles, for the same reason."""
 
 bias_init = nn.initializers.zeros_init()
 
@@ -32,21 +47,27 @@ def kernel_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) ->
     return jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
-def default_lowering() -> Lowering:
-    """`fold` where XLA's 3-D convolution is the slow one (CPU), else `direct`."""
-    return "fold" if jax.default_backend() == "cpu" else "direct"
+def default_lowering(x: Array, kernel: Array, dilation: Sequence[int] = (1, 1, 1)) -> Lowering:
+    """The fastest lowering of the backend for this convolution; arguments as for `convolve`."""
+    if jax.default_backend() != "cpu":
+        return "direct"
+    suits = (
+        kernel.shape[1:3] == (3, 3)
+        and set(dilation) == {1}
+        and x.dtype == jnp.float32  # bfloat16 has not the digits that Winograd's numbers cost
+        and min(kernel.shape[3:]) >= WINOGRAD_CHANNELS
+        and min(x.shape[2:4]) >= WINOGRAD_SIDE
+    )
+    return "winograd" if suits else "fold"
 
 
 def convolve_2d(
-    x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "kh kw channels features"],
-    *,
-    dilation: Sequence[int] = (1, 1),
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "kh kw channels features"]
 ) -> Float[Array, "batch height width features"]:
-    """2-D convolution, stride 1, zero padding to the input's size."""
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    """2-D convolution, stride 1, zero padding to the input's size, lowered as a `convolve` of depth 1 would be."""
+    if default_lowering(x[:, jnp.newaxis], kernel[jnp.newaxis]) == "winograd":
+        return convolve_winograd(x[:, jnp.newaxis], kernel[jnp.newaxis])[:, 0]
+    return _convolve_planes(x, kernel, (1, 1))
 
 
 def convolve(
@@ -62,8 +83,7 @@ def convolve(
         x: input, of the kernel's dtype.
         kernel: its depth `kd` must be odd.
         dilation: spacing of the kernel's taps along depth, height and width.
-        lowering: how XLA is asked to run it; None for the backend's best. All of them compute the same sums, in
-            another order.
+        lowering: how XLA is asked to run it; None for the backend's best. `winograd` takes 3x3 planes without dilation.
 
     Raises:
         ValueError: `kd` is even.
@@ -72,7 +92,10 @@ def convolve(
         raise ValueError(f"the kernel's depth must be odd, and is {kernel.shape[0]} (kernel shape {kernel.shape})")
     if kernel.shape[:3] == (1, 1, 1):
         return x @ kernel[0, 0, 0]
-    if (lowering or default_lowering()) == "direct":
+    lowering = lowering or default_lowering(x, kernel, dilation)
+    if lowering == "winograd":
+        return convolve_winograd(x, kernel)
+    if lowering == "direct":
         return lax.conv_general_dilated(
             x, kernel, (1, 1, 1), "SAME", rhs_dilation=dilation, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
         )
@@ -83,26 +106,14 @@ def _fold_into_2d(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
     """One 2-D convolution over all slices for each depth tap, shifted along depth and summed."""
     batch, depth, *plane = x.shape
     slices = x.reshape(batch * depth, *plane)
-    total = None
-    for tap, plane_kernel in enumerate(kernel):
-        offset = (tap - kernel.shape[0] // 2) * dilation[0]
-        if abs(offset) >= depth:  # this tap only ever sees padding
-            continue
-        y = convolve_2d(slices, plane_kernel, dilation=dilation[1:])
-        y = _shift_depth(y.reshape(batch, depth, *y.shape[1:]), offset)
-        total = y if total is None else total + y
-    assert total is not None  # the middle tap has offset 0
-    return total
+    taps = [_convolve_planes(slices, plane_kernel, dilation[1:]) for plane_kernel in kernel]
+    return sum_over_taps([y.reshape(batch, depth, *y.shape[1:]) for y in taps], dilation[0])
 
 
-def _shift_depth(y: Array, offset: int) -> Array:
-    """`result[:, d] = y[:, d + offset]`, zero where that lies outside."""
-    if offset == 0:
-        return y
-    kept = lax.slice_in_dim(y, max(offset, 0), y.shape[1] + min(offset, 0), axis=1)
-    padding = [(0, 0)] * y.ndim
-    padding[1] = (max(-offset, 0), max(offset, 0))
-    return jnp.pad(kept, padding)
+def _convolve_planes(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 class ConvWeights(nn.Module):
