@@ -67,11 +67,11 @@ def convolve_winograd(
     transposed: autodiff would turn the tiles' overlap into 36 scattered sums.
     """
     kernels = _transform_kernel(kernel)
-    plane = x.shape[2:4]
+    _, _, height, width, _ = x.shape
 
     def convolve_slices(slices: Array) -> Array:
         products = jnp.einsum("kpc,kcn->kpn", _transform_windows(slices), kernels)
-        return _join_tiles(jnp.einsum("ik,kpn->ipn", jnp.asarray(_OUTPUT), products), plane)
+        return _join_tiles(jnp.einsum("ik,kpn->ipn", jnp.asarray(_OUTPUT), products), (height, width))
 
     chunks = _cut_slices(x)
     taps = convolve_slices(chunks[0])[jnp.newaxis] if len(chunks) == 1 else lax.map(convolve_slices, chunks)
