@@ -7,8 +7,8 @@ Writes `report.md`, and per table a CSV and a Markdown file, per figure a PNG. E
 tables name it: 24 trainings. Killed and started again it goes on where it was. What fails is told and the others go on;
 its cells stay empty, the report begins by naming them, and the exit status is 1.
 
---smoke fills every cell on phantoms on 2 cores in some 20 minutes, and twice with the same numbers. With the data of
-the paper it is 24 trainings of up to 30 epochs at 256x256, for a GPU; how long that takes was not measured.
+--smoke fills every cell on phantoms: a training takes a minute on 2 cores beside other work, compilation included. With
+the data of the paper it is 24 trainings of up to 30 epochs at 256x256, for a GPU; how long that takes was not measured.
 """
 
 import json
