@@ -6,12 +6,13 @@
 | `hu_window` | int16 Hounsfield units                   | lung window -1000..400 HU to 0..1 | keeps absolute HU      |
 """
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Int16, Shaped
 
-Intensity = Literal["keras", "hu_window"]
+from data_pipeline.settings import Intensity
+
 INTENSITIES: tuple[str, ...] = get_args(Intensity)
 LUNG_WINDOW_HU = (-1000.0, 400.0)
 AIR_HU = -1024

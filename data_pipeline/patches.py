@@ -1,12 +1,13 @@
 """Which runs of consecutive slices become training patches."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from data_pipeline.settings import PatchSelection
+
 PATCH_DEPTH = 8
-PatchSelection = Literal["tumour_run", "any_tumour", "all"]
 PATCH_SELECTIONS: tuple[str, ...] = get_args(PatchSelection)
 
 

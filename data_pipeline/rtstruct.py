@@ -15,9 +15,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.geometry import CTGeometry
 from data_pipeline.rasterise import Polygon, fill, moments, snap
 from data_pipeline.rules import Rule, fill_like
-
-DEFAULT_ROI = r"gtv[-_ ]?1"
-"""The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""
+from data_pipeline.settings import DEFAULT_ROI
 
 FARTHEST_MM = 1e5  # no scanner is larger; keeps the arithmetic finite whatever the file says
 OFF_PLANE_MM = 0.01

@@ -1,11 +1,17 @@
-"""What a dataset is made of."""
+"""What a dataset is made of. Imports nothing that takes time: `rdunet --help` needs these names and no arrays."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from data_pipeline.intensity import Intensity
-from data_pipeline.patches import PatchSelection
-from data_pipeline.rtstruct import DEFAULT_ROI
-from data_pipeline.splits import TEST_SHARE, VALIDATION_SHARE
+Intensity = Literal["keras", "hu_window"]
+PatchSelection = Literal["tumour_run", "any_tumour", "all"]
+
+DEFAULT_ROI = r"gtv[-_ ]?1"
+"""The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""
+TEST_SHARE = 40 / 300
+"""The VIP Cup's share of test patients (paper, Table 2)."""
+VALIDATION_SHARE = 0.1
+"""Share of the training patients held out for validation (paper, section 3.3)."""
 
 
 @dataclass(frozen=True)

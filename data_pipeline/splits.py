@@ -14,14 +14,11 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
+from data_pipeline.settings import TEST_SHARE, VALIDATION_SHARE
 
 Split = dict[str, list[str]]
 
 SPLITS = ("train", "validation", "test")
-TEST_SHARE = 40 / 300
-"""The VIP Cup's share of test patients (paper, Table 2)."""
-VALIDATION_SHARE = 0.1
-"""Share of the training patients held out for validation (paper, section 3.3)."""
 VIP_CUP_TRAIN = frozenset(f"LUNG1-{number:03d}" for number in range(1, 261))
 VIP_CUP_TEST = frozenset(f"LUNG1-{number:03d}" for number in range(261, 301))
 """The paper gives the counts, 260 and 40 of 300; which they are is read as the order of the patients' numbers."""

@@ -316,10 +316,19 @@ class _Chosen:
     recipe: Literal["paper", "keras", "plain"] = "paper"
 
 
+def keep_compiled_programs() -> None:
+    """A network that was compiled once, by whatever command, is not compiled again; to call before JAX is imported.
+
+    Programs lie in `rdunet/jax` of the user's cache folder (XDG_CACHE_HOME, else ~/.cache), which may be removed at any
+    time. JAX_COMPILATION_CACHE_DIR names another folder.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "rdunet" / "jax"))
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
-    # Set before JAX is imported: a network that was compiled once, by whatever command, is not compiled again.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/rdunet/jax").expanduser()))
+    keep_compiled_programs()
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
         chosen, _ = tyro.cli(_Chosen, return_unknown_args=True, add_help=False)
