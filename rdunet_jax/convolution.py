@@ -8,10 +8,7 @@ there a convolution is one of
 - `fold`: each depth tap becomes one 2-D convolution over all slices, and the results are shifted by the tap's offset
   and summed. XLA on CPU runs a 2-D convolution as a blocked matrix product, but its gradients naively.
 
-Seconds on 2 cores of an AMD EPYC (jax 0.10.2, beside other work; `experiments/benchmarks/lowerings.py`), forward, and
-forward + backward:
-
-LOWERING_TABLE
+`experiments/benchmarks/lowerings.py` measures them at the shapes of the full network.
 """
 
 import math
