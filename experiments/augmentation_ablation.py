@@ -5,8 +5,7 @@
 The paper names the eight (section 3.2) and publishes no numbers for them, so ours stand beside our own run without
 augmentation. Trains the proposed network eleven times by the paper's recipe, 256x256, at most 30 epochs each; with all
 eight it is the proposed network of the other tables, and trained once. How long that takes on a GPU was not measured.
---smoke takes about a minute a scheme on 2 cores; runs so short have not begun to overfit, so expect augmentation to cost
-Dice.
+Nor was what to expect. --smoke takes about a minute a scheme on 2 cores.
 
 Two rows a scheme, one a way of averaging: see `table3_baselines.py`.
 """
