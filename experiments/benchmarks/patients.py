@@ -1,0 +1,33 @@
+"""A patient's gray values on the network's grid, as `rdunet prepare` stores them."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data_pipeline.dicom import read_volume
+from data_pipeline.discovery import discover
+from data_pipeline.errors import InputError
+from data_pipeline.grid import to_network_grid
+from data_pipeline.intensity import background, to_gray
+from data_pipeline.phantom import draw_phantom, hounsfield
+
+
+def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "slices size size"]:
+    """The middle `slices` slices of a CT, or of a phantom without one.
+
+    Raises:
+        InputError: the folder holds another number of patients than one, or fewer slices.
+    """
+    if ct is None:
+        volume = hounsfield(draw_phantom(0, slices=slices))
+    else:
+        patients = discover(ct).patients
+        if len(patients) != 1:
+            raise InputError(f"{ct}: holds {len(patients)} patients; give --ct the folder of one")
+        volume = read_volume(patients[0].ct).hounsfield
+    first = (len(volume) - slices) // 2
+    if first < 0:
+        raise InputError(f"{ct}: has {len(volume)} slices; give --slices no more")
+    gray = to_gray(volume[first : first + slices], "keras")
+    return to_network_grid(gray, size, background("keras"))

@@ -1,0 +1,164 @@
+"""Runs the contestants of `bench.py` in turn, each in a process of its own, while the others wait."""
+
+import json
+import os
+import platform
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks.contestants import Case
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS = {"keras-tensorflow": "tensorflow", "keras-jax": "keras", "torch": "torch"}
+
+
+@dataclass
+class Result:
+    """What one contestant took."""
+
+    first_seconds: float | None = None
+    """The first run, compilation included; not among `seconds`."""
+    seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+    """Largest resident memory of its process, in bytes."""
+    versions: dict[str, str] = field(default_factory=dict)
+    over: float | None = None
+    """It was given up after so many seconds."""
+
+    @property
+    def median(self) -> float | None:
+        """Seconds; a lower bound where it was given up in a timed run."""
+        if self.over is not None:
+            return None if self.first_seconds is None else self.over
+        return statistics.median(self.seconds) if self.seconds else None
+
+    def in_words(self) -> str:
+        if self.over is not None:
+            what = "compilation and first run" if self.first_seconds is None else "a run"
+            return f"over {self.over:.0f} s ({what})"
+        return f"{self.median:.3f} s ({min(self.seconds):.3f}..{max(self.seconds):.3f})"
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, name: str, case: Case, python: str = sys.executable, **variables: str) -> None:
+        self.name, self.case, self.result = name, case, Result()
+        self._log = (Path(case.folder) / f"{name}.log").open("w+")
+        # One compilation is part of no measurement: nothing is taken from a cache unless `variables` name one.
+        inherited = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+        threads = {name: str(case.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [python, "-m", "experiments.benchmarks.contestants", name, json.dumps(asdict(case))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=inherited | threads | quiet | variables,
+            cwd=ROOT,
+        )
+
+    def run(self, limit: float, counts: bool = True) -> None:
+        """Once; a run longer than `limit` seconds ends the contestant."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], limit)[0]:
+            self.result.over = limit
+            self._process.kill()
+            return
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise SystemExit(f"error: {self.name} failed:\n{self._log.read()[-2000:]}")
+        answer = json.loads(line)
+        self.result.peak, self.result.versions = answer["peak"], answer["versions"]
+        if counts:
+            self.result.seconds.append(answer["seconds"])
+        else:
+            self.result.first_seconds = answer["seconds"]
+
+    def output(self) -> np.ndarray:
+        """What the last run computed."""
+        return np.load(Path(self.case.folder) / f"{self.name}.npy")
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(60)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+        self._log.close()
+
+
+def present(names: Sequence[str], interpreters: dict[str, str], tell: Callable[[str], None]) -> list[str]:
+    """Those whose framework is installed; the others are told."""
+    found = []
+    for name in names:
+        needed, python = NEEDS.get(name, "numpy"), interpreters.get(name, sys.executable)
+        search = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({needed!r}) is None)"
+        if subprocess.run([python, "-c", search]).returncode == 0:
+            found.append(name)
+        else:
+            tell(f"{name} is left out: {needed} is not installed")
+    return found
+
+
+def race(
+    cases: dict[str, Case],
+    rounds: int,
+    limit: float,
+    compare: Callable[[str, np.ndarray, np.ndarray, int], None],
+    interpreters: dict[str, str],
+    tell: Callable[[str], None],
+    warm_up: bool = True,
+) -> dict[str, Result]:
+    """Runs every contestant `rounds` times, taking turns, after one run that does not count.
+
+    Args:
+        cases: what each contestant computes; the first contestant's results are what the others' must equal.
+        limit: seconds after which a contestant is given up.
+        compare: (contestant, its result, the first one's, number of the run from 0) raises where they differ.
+        warm_up: the first run compiles, and is told apart.
+    """
+    workers: list[Worker] = []
+    try:
+        for number in range(rounds + warm_up):
+            expected = None
+            for index, (name, case) in enumerate(cases.items()):
+                if not number:
+                    workers.append(Worker(name, case, interpreters.get(name, sys.executable)))
+                worker = workers[index]
+                if worker.result.over is not None:
+                    continue
+                started = time.perf_counter()
+                worker.run(limit, counts=bool(number) or not warm_up)
+                tell(f"{name}, run {number}: {time.perf_counter() - started:.2f} s")
+                if worker.result.over is not None:
+                    continue
+                if expected is None:
+                    expected = worker.output()
+                compare(name, worker.output(), expected, number)
+    finally:
+        for worker in workers:
+            worker.end()
+    return {worker.name: worker.result for worker in workers}
+
+
+def machine() -> dict[str, str | int | None]:
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0] if models else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}

@@ -1,0 +1,79 @@
+"""Start-up: what compiling costs, in a process of its own, and what `rdunet --help` takes.
+
+python -m experiments.benchmarks.startup CASE     # JSON of `contestants.Case`; seconds to trace and to compile
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.contestants import Case
+from experiments.benchmarks.race import ROOT
+
+
+def compilation(case: Case, cache: Path) -> dict[str, float]:
+    """Seconds that a new process takes to trace and to compile a case's program, with the persistent cache there."""
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.startup", json.dumps(asdict(case))],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def help_seconds(rounds: int) -> list[float]:
+    """Seconds of `rdunet --help`, of `rounds` new processes."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", "from rdunet_jax.cli.main import main; main()", "--help"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def measure(case: Case) -> dict[str, float]:
+    import jax
+    import jax.numpy as jnp
+
+    from rdunet_jax.config import TrainConfig
+    from rdunet_jax.inference import network_predictor
+    from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.training import create_state, train_step
+
+    def as_it_is(image: Any) -> Any:
+        return image
+
+    model, shape = create_model(model_config("keras", **case.network())), (case.depth, case.size, case.size)
+    recipe = TrainConfig(batch_size=case.batch)
+    state: Any = jax.eval_shape(lambda: create_state(model, recipe, shape))
+    if case.task == "predict":
+        window = jax.ShapeDtypeStruct((case.batch, *shape), jnp.float32)
+        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        program, arguments = predict, (state.variables, window)
+    else:
+        image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)
+        mask = jax.ShapeDtypeStruct(image.shape, jnp.uint8)
+        program, arguments = train_step, (state, {"image": image, "mask": mask}, recipe, as_it_is)
+    started = time.perf_counter()
+    lowered = program.lower(*arguments)
+    traced = time.perf_counter()
+    lowered.compile()
+    return {"trace": traced - started, "compile": time.perf_counter() - traced}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Case(**json.loads(sys.argv[1])))))
