@@ -17,12 +17,10 @@ def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
     """Median seconds with the range, and peak memory, a bar a contestant; one that was given up is hatched."""
     timed = {name: result for name, result in results.items() if result.median is not None and name != "matmul"}
     medians = np.array([result.median for result in timed.values()])
-    ranges = [
-        (min(one.seconds, default=m), max(one.seconds, default=m))
-        for one, m in zip(timed.values(), medians, strict=True)
-    ]
+    fastest = np.array([min(one.seconds, default=one.median) for one in timed.values()])
+    slowest = np.array([max(one.seconds, default=one.median) for one in timed.values()])
+    whiskers = np.maximum([medians - fastest, slowest - medians], 0)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    whiskers = [np.maximum(medians - [low for low, _ in ranges], 0), np.maximum([up for _, up in ranges] - medians, 0)]
     bars = left.bar(list(timed), medians, yerr=whiskers, capsize=4)
     for bar, result in zip(bars, timed.values(), strict=True):
         bar.set_hatch("//" if result.over is not None else "")
