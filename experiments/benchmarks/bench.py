@@ -32,6 +32,7 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
 from experiments.benchmarks.contestants import MATMUL, Case
+from experiments.benchmarks.growth import AXES, Axis, cases_of, fit
 from experiments.benchmarks.race import Result, Worker, machine, present, race
 
 console = Console(highlight=False, width=120)
@@ -239,19 +240,24 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     write_record(settings.output / f"compile-{settings.size}.json", record)
 
 
-def growth(settings: OmitArgPrefixes[Settings] = _SMALL) -> None:
-    """Cost of predicting patients against slices, window batch, image size and number of patients, with exponents."""
-    from experiments.benchmarks.growth import cases_of, fit
+def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
+    """How the time to predict patients grows, as exponents, and how the peak memory does.
+
+    Args:
+        against: What grows.
+    """
     from experiments.benchmarks.plots import plot_growth
 
     with prepared(settings, "patient") as case:
         series = {}
-        for axis, cases in cases_of(case).items():
-            console.print(f"against {axis}")
+        for axis in against:
+            cases = cases_of(case, axis)
             names = {f"ours {value}": one for value, one in cases.items()}
             results = race(names, settings.rounds, settings.limit, lambda *_: None, {}, console.print, warm_up=False)
-            series[axis] = fit(list(cases), list(results.values()))
-            console.print(f"time grows with {axis} to the power of {series[axis]['exponent']:.3f}; {series[axis]}")
+            one = series[axis] = fit(list(cases), list(results.values()))
+            for value, seconds, peak in zip(one["values"], one["seconds"], one["peak_mib"], strict=True):
+                console.print(f"{axis} {value}: {seconds:.2f} s, {peak:.0f} MiB")
+            console.print(f"time grows with {axis} to the power of {one['exponent']:.3f}")
     path = settings.output / "growth.json"
     write_record(path, {"settings": _record_of(settings), "machine": machine(), "series": series})
     plot_growth(path.with_suffix(".png"), series)

@@ -34,8 +34,10 @@ def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
 
 def plot_growth(path: Path, series: dict[str, dict[str, Any]]) -> None:
     """Seconds against each quantity, on logarithmic axes, with the fitted power."""
-    figure, panels = pyplot.subplots(1, len(series), figsize=(4 * len(series), 3.5), layout="constrained")
-    for axes, (name, one) in zip(panels, series.items(), strict=True):
+    figure, panels = pyplot.subplots(
+        1, len(series), figsize=(4 * len(series), 3.5), layout="constrained", squeeze=False
+    )
+    for axes, (name, one) in zip(panels[0], series.items(), strict=True):
         values, seconds = np.array(one["values"], float), np.array(one["seconds"])
         axes.loglog(values, seconds, "o")
         power = np.exp(np.log(seconds).mean()) * (values / np.exp(np.log(values).mean())) ** one["exponent"]
