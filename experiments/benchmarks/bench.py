@@ -6,7 +6,7 @@
     python -m experiments.benchmarks.bench augment
     python -m experiments.benchmarks.bench compile
     python -m experiments.benchmarks.bench growth
-    python -m experiments.benchmarks.data_pipeline prepare        # what reading DICOM costs
+    python -m experiments.benchmarks.bench prepare
 
 Every contestant has a process of its own, as many threads as the others, and takes turns with them, since the speed of
 a machine drifts; ratios are of medians. All have the same weights and input, and must give the same result, or nothing
@@ -223,6 +223,18 @@ def augment(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
             console.print(f"augmentation by itself: {alone:.3f} s, {alone / plain:.1%} of a step without it")
 
 
+def prepare(patients: int = 300, image_size: int = 256) -> None:
+    """Time and memory of `rdunet prepare`: see `data_pipeline.py`, which has the other programs of the data's side.
+
+    Args:
+        patients: Patients of the largest run; a sixth and a third of it are run too.
+        image_size: Rows and columns of a slice in the data set, in pixels.
+    """
+    from experiments.benchmarks.data_pipeline import prepare as prepare_phantoms
+
+    prepare_phantoms(patients, image_size)
+
+
 def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     """Compilation of forward pass and training step in a fresh process, then from the cache; `rdunet --help`."""
     from experiments.benchmarks.startup import compilation, help_seconds
@@ -242,6 +254,9 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
 
 def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
     """How the time to predict patients grows, as exponents, and how the peak memory does.
+
+    A patient of n slices has n - 7 windows: from 60 to 600 slices, a cost proportional to the windows has exponent 1.048
+    in the slices, and one proportional to the slices 1.
 
     Args:
         against: What grows.
@@ -268,6 +283,7 @@ COMMANDS = {
     "train": train,
     "patient": patient,
     "augment": augment,
+    "prepare": prepare,
     "compile": compile_times,
     "growth": growth,
 }
