@@ -255,8 +255,8 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
 def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
     """How the time to predict patients grows, as exponents, and how the peak memory does.
 
-    A patient of n slices has n - 7 windows: from 60 to 600 slices, a cost proportional to the windows has exponent 1.048
-    in the slices, and one proportional to the slices 1.
+    A patient of n slices has n - 7 windows: from 60 to 600 slices, a cost proportional to the windows has exponent
+    1.048 in the slices.
 
     Args:
         against: What grows.
