@@ -77,7 +77,8 @@ def test_what_is_not_installed_is_told() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["predict", "train", "patient"])
-def test_ours_beside_keras(task, tmp_path: Path) -> None:
+def test_ours_beside_keras(task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling is all the time here
     short = ("--slices", "12") if task == "patient" else ()
     main([task, *TINY, *short, "--contestants", "ours", "keras-jax", "--output", str(tmp_path)])
     record = json.loads((tmp_path / f"{task}-16-1.json").read_text())
