@@ -6,7 +6,7 @@
     python -m experiments.benchmarks.bench augment
     python -m experiments.benchmarks.bench compile
     python -m experiments.benchmarks.bench growth
-    python -m experiments.benchmarks.data_pipeline prepare        # what reading DICOM costs
+    python -m experiments.benchmarks.bench prepare
 
 Every contestant has a process of its own, as many threads as the others, and takes turns with them, since the speed of
 a machine drifts; ratios are of medians. All have the same weights and input, and must give the same result, or nothing
@@ -32,6 +32,7 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
 from experiments.benchmarks.contestants import MATMUL, Case
+from experiments.benchmarks.growth import AXES, Axis, cases_of, fit
 from experiments.benchmarks.race import Result, Worker, machine, present, race
 
 console = Console(highlight=False, width=120)
@@ -103,12 +104,11 @@ def agree(task: str, name: str, found: np.ndarray, expected: np.ndarray, number:
         if expected.std() < 0.01:
             raise SystemExit("error: the probabilities are all but constant, so that any two networks would agree")
     difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
-    if not difference <= tolerance and np.isfinite(tolerance):
-        raise SystemExit(
-            f"error: {name} does not compute the same: it differs by {difference:.2e}, not {tolerance:.0e}"
-        )
     if np.isfinite(tolerance):
-        console.print(f"  {name} differs by {difference:.1e} (at most {tolerance:.0e})")
+        told = f"{name} differs by {difference:.1e}, and may by {tolerance:.0e}"
+        if not difference <= tolerance:  # also where it is no number
+            raise SystemExit(f"error: the programs do not compute the same: {told}")
+        console.print(f"  {told}")
 
 
 def compete(settings: Settings, case: Case, warm_up: bool = True) -> dict[str, Result]:
@@ -223,6 +223,18 @@ def augment(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
             console.print(f"augmentation by itself: {alone:.3f} s, {alone / plain:.1%} of a step without it")
 
 
+def prepare(patients: int = 300, image_size: int = 256) -> None:
+    """Time and memory of `rdunet prepare`: see `data_pipeline.py`, which has the other programs of the data's side.
+
+    Args:
+        patients: Patients of the largest run; a sixth and a third of it are run too.
+        image_size: Rows and columns of a slice in the data set, in pixels.
+    """
+    from experiments.benchmarks.data_pipeline import prepare as prepare_phantoms
+
+    prepare_phantoms(patients, image_size)
+
+
 def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     """Compilation of forward pass and training step in a fresh process, then from the cache; `rdunet --help`."""
     from experiments.benchmarks.startup import compilation, help_seconds
@@ -240,19 +252,27 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     write_record(settings.output / f"compile-{settings.size}.json", record)
 
 
-def growth(settings: OmitArgPrefixes[Settings] = _SMALL) -> None:
-    """Cost of predicting patients against slices, window batch, image size and number of patients, with exponents."""
-    from experiments.benchmarks.growth import cases_of, fit
+def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
+    """How the time to predict patients grows, as exponents, and how the peak memory does.
+
+    A patient of n slices has n - 7 windows: from 60 to 600 slices, a cost proportional to the windows has exponent
+    1.048 in the slices.
+
+    Args:
+        against: What grows.
+    """
     from experiments.benchmarks.plots import plot_growth
 
     with prepared(settings, "patient") as case:
         series = {}
-        for axis, cases in cases_of(case).items():
-            console.print(f"against {axis}")
+        for axis in against:
+            cases = cases_of(case, axis)
             names = {f"ours {value}": one for value, one in cases.items()}
             results = race(names, settings.rounds, settings.limit, lambda *_: None, {}, console.print, warm_up=False)
-            series[axis] = fit(list(cases), list(results.values()))
-            console.print(f"time grows with {axis} to the power of {series[axis]['exponent']:.3f}; {series[axis]}")
+            one = series[axis] = fit(list(cases), list(results.values()))
+            for value, seconds, peak in zip(one["values"], one["seconds"], one["peak_mib"], strict=True):
+                console.print(f"{axis} {value}: {seconds:.2f} s, {peak:.0f} MiB")
+            console.print(f"time grows with {axis} to the power of {one['exponent']:.3f}")
     path = settings.output / "growth.json"
     write_record(path, {"settings": _record_of(settings), "machine": machine(), "series": series})
     plot_growth(path.with_suffix(".png"), series)
@@ -263,6 +283,7 @@ COMMANDS = {
     "train": train,
     "patient": patient,
     "augment": augment,
+    "prepare": prepare,
     "compile": compile_times,
     "growth": growth,
 }

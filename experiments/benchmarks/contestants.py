@@ -186,14 +186,14 @@ def _keras(backend: str, case: Case) -> Program:
             chosen = starts[first : first + case.batch]
             windows = np.stack([volume[start : start + depth] for start in chosen])
             windows /= np.maximum(windows.max((1, 2, 3), keepdims=True), 1)
-            found = model.predict(windows.transpose(0, 2, 3, 1)[..., np.newaxis], verbose=0)
+            found = model.predict(windows.transpose(0, 2, 3, 1)[..., np.newaxis], verbose=0)  # pyright: ignore[reportArgumentType]
             for start, probabilities in zip(chosen, found[..., 0], strict=True):
                 sums[start : start + depth] += probabilities.transpose(2, 0, 1)
                 counts[start : start + depth] += 1
         return sums / counts
 
     for windows in {case.batch, (len(volume) - depth + 1) % case.batch} - {0}:  # compiles
-        model.predict(np.zeros((windows, case.size, case.size, depth, 1), np.float32), verbose=0)
+        model.predict(np.zeros((windows, case.size, case.size, depth, 1), np.float32), verbose=0)  # pyright: ignore[reportArgumentType]
     return patient
 
 

@@ -4,38 +4,35 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from experiments.benchmarks.contestants import Case
 from experiments.benchmarks.race import Result
 
+Axis = Literal["slices", "windows", "pixels", "patients"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""Slices of a patient, windows in a batch, rows and columns of a slice, patients."""
 SLICES = (60, 120, 300, 600)
 
 
-def cases_of(case: Case) -> dict[str, dict[int, Case]]:
-    """Cases by what grows and by its value: patients of noise, which costs as much as any other gray."""
-    base, shortest = Path(case.folder), SLICES[0]
-    number = 0
-
-    def one(slices: int = shortest, patients: int = 1, **changes: int) -> Case:
-        nonlocal number
-        number += 1
-        changed = replace(case, folder=str(base / str(number)), patients=patients, **changes)
-        Path(changed.folder).mkdir()
-        shutil.copy(base / "weights.npz", changed.folder)
-        shape = (slices, changed.size, changed.size)
-        np.save(Path(changed.folder) / "volume.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-        return changed
-
+def cases_of(case: Case, axis: Axis) -> dict[int, Case]:
+    """Cases by the value of what grows: patients of noise, which costs as much as any other gray."""
     sizes = (case.size // 2, case.size, 2 * case.size)
-    return {
-        "slices": {slices: one(slices=slices) for slices in SLICES},
-        "windows a batch": {batch: one(batch=batch) for batch in (1, 2, 4, 8)},
-        "rows and columns": {size: one(size=size) for size in sizes},
-        "patients": {count: one(patients=count) for count in (1, 2, 4, 8)},
-    }
+    values = {"slices": SLICES, "windows": (1, 2, 4, 8), "pixels": sizes, "patients": (1, 2, 4, 8)}[axis]
+    return {value: _one(case, axis, value) for value in values}
+
+
+def _one(case: Case, axis: Axis, value: int) -> Case:
+    folder = Path(case.folder) / f"{axis}-{value}"
+    folder.mkdir()
+    shutil.copy(Path(case.folder) / "weights.npz", folder)
+    field = {"slices": "slices", "windows": "batch", "pixels": "size", "patients": "patients"}[axis]
+    changes = {"slices": SLICES[0], field: value}
+    shape = (changes.pop("slices"), changes.get("size", case.size), changes.get("size", case.size))
+    np.save(folder / "volume.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return replace(case, folder=str(folder), **changes)  # pyright: ignore[reportArgumentType]
 
 
 def fit(values: Sequence[int], results: Sequence[Result]) -> dict[str, Any]:

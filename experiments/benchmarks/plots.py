@@ -17,12 +17,10 @@ def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
     """Median seconds with the range, and peak memory, a bar a contestant; one that was given up is hatched."""
     timed = {name: result for name, result in results.items() if result.median is not None and name != "matmul"}
     medians = np.array([result.median for result in timed.values()])
-    ranges = [
-        (min(one.seconds, default=m), max(one.seconds, default=m))
-        for one, m in zip(timed.values(), medians, strict=True)
-    ]
+    fastest = np.array([min(one.seconds, default=one.median) for one in timed.values()])
+    slowest = np.array([max(one.seconds, default=one.median) for one in timed.values()])
+    whiskers = np.maximum([medians - fastest, slowest - medians], 0)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    whiskers = [np.maximum(medians - [low for low, _ in ranges], 0), np.maximum([up for _, up in ranges] - medians, 0)]
     bars = left.bar(list(timed), medians, yerr=whiskers, capsize=4)
     for bar, result in zip(bars, timed.values(), strict=True):
         bar.set_hatch("//" if result.over is not None else "")
@@ -36,8 +34,10 @@ def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
 
 def plot_growth(path: Path, series: dict[str, dict[str, Any]]) -> None:
     """Seconds against each quantity, on logarithmic axes, with the fitted power."""
-    figure, panels = pyplot.subplots(1, len(series), figsize=(4 * len(series), 3.5), layout="constrained")
-    for axes, (name, one) in zip(panels, series.items(), strict=True):
+    figure, panels = pyplot.subplots(
+        1, len(series), figsize=(4 * len(series), 3.5), layout="constrained", squeeze=False
+    )
+    for axes, (name, one) in zip(panels[0], series.items(), strict=True):
         values, seconds = np.array(one["values"], float), np.array(one["seconds"])
         axes.loglog(values, seconds, "o")
         power = np.exp(np.log(seconds).mean()) * (values / np.exp(np.log(values).mean())) ** one["exponent"]

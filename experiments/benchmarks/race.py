@@ -98,6 +98,9 @@ class Worker:
             self._process.wait(60)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self._process.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait()
         self._log.close()
 
 
