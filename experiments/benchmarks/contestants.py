@@ -150,7 +150,7 @@ def augmentation(case: Case) -> Program:
 
 
 def keras_tensorflow(case: Case) -> Program:
-    import tensorflow as tf
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
     tf.config.threading.set_intra_op_parallelism_threads(case.threads)
     tf.config.threading.set_inter_op_parallelism_threads(case.threads)
