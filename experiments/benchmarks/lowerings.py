@@ -3,7 +3,7 @@
     python experiments/benchmarks/lowerings.py
 
 Shapes are those of the `keras` network at 256x256x8, batch 1. A row: median seconds of the convolution, and of both its
-gradients. `direct` and the gradients of `fold` take long: some 5 minutes on 2 cores, and up to an hour with --direct.
+gradients. `direct` and the gradients of `fold` take longest; how long the whole takes was not measured.
 """
 
 import time
