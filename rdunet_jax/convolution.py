@@ -3,8 +3,8 @@
 GPUs and TPUs have a native 3-D convolution and get it unchanged (`direct`). XLA on CPU runs it in a generic loop, so
 there a convolution is one of
 
-- `winograd`: a quarter of the arithmetic, as large matrix products (see `rdunet_jax.winograd`), for 3x3 planes, float32
-  and at least `WINOGRAD_CHANNELS` channels in and out;
+- `winograd`: a sixth of the arithmetic, as matrix products (see `rdunet_jax.winograd`), for 3x3 and 3x3x3 kernels,
+  float32 and at least `WINOGRAD_CHANNELS` channels in and out;
 - `fold`: each depth tap becomes one 2-D convolution over all slices, and the results are shifted by the tap's offset
   and summed. XLA on CPU runs a 2-D convolution as a blocked matrix product, but its gradients naively.
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rdunet_jax.winograd import convolve_winograd, sum_over_taps
+from rdunet_jax.winograd import convolve_winograd
 
 Lowering = Literal["direct", "fold", "winograd"]
 Dtype = jnp.dtype | type | str
@@ -49,7 +49,7 @@ def default_lowering(x: Array, kernel: Array, dilation: Sequence[int] = (1, 1, 1
     if jax.default_backend() != "cpu":
         return "direct"
     suits = (
-        kernel.shape[1:3] == (3, 3)
+        kernel.shape[:3] in ((1, 3, 3), (3, 3, 3))
         and set(dilation) == {1}
         and x.dtype == jnp.float32  # bfloat16 has not the digits that Winograd's numbers cost
         and min(kernel.shape[3:]) >= WINOGRAD_CHANNELS
@@ -80,7 +80,8 @@ def convolve(
         x: input, of the kernel's dtype.
         kernel: its depth `kd` must be odd.
         dilation: spacing of the kernel's taps along depth, height and width.
-        lowering: how XLA is asked to run it; None for the backend's best. `winograd` takes 3x3 planes without dilation.
+        lowering: how XLA is asked to run it; None for the backend's best. `winograd` takes kernels
+            of 3x3x3 and 1x3x3 without dilation.
 
     Raises:
         ValueError: `kd` is even.
@@ -104,7 +105,30 @@ def _fold_into_2d(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
     batch, depth, *plane = x.shape
     slices = x.reshape(batch * depth, *plane)
     taps = [_convolve_planes(slices, plane_kernel, dilation[1:]) for plane_kernel in kernel]
-    return sum_over_taps([y.reshape(batch, depth, *y.shape[1:]) for y in taps], dilation[0])
+    return _sum_over_taps([y.reshape(batch, depth, *y.shape[1:]) for y in taps], dilation[0])
+
+
+def _sum_over_taps(taps: list[Array], spacing: int) -> Array:
+    """Sum of what each depth tap makes of every slice, shifted to the slice that it belongs to."""
+    total = None
+    for index, y in enumerate(taps):
+        offset = (index - len(taps) // 2) * spacing
+        if abs(offset) >= y.shape[1]:  # this tap only ever sees padding
+            continue
+        y = _shift_depth(y, offset)
+        total = y if total is None else total + y
+    assert total is not None  # the middle tap has offset 0
+    return total
+
+
+def _shift_depth(y: Array, offset: int) -> Array:
+    """`result[:, d] = y[:, d + offset]`, zero where that lies outside."""
+    if offset == 0:
+        return y
+    kept = lax.slice_in_dim(y, max(offset, 0), y.shape[1] + min(offset, 0), axis=1)
+    padding = [(0, 0)] * y.ndim
+    padding[1] = (max(-offset, 0), max(offset, 0))
+    return jnp.pad(kept, padding)
 
 
 def _convolve_planes(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:

@@ -42,7 +42,7 @@ def draw(shape, kernel_shape, seed=0):
         ((1, 8, 16, 16, 5), (3, 3, 3, 5, 3)),
         ((2, 3, 8, 12, 4), (1, 3, 3, 4, 6)),
         ((2, 1, 13, 9, 2), (3, 3, 3, 2, 3)),  # neither side a multiple of the tile; a single slice
-        ((1, 2, 3, 5, 3), (5, 3, 3, 3, 2)),  # smaller than a tile; taps that only see padding
+        ((1, 5, 3, 5, 3), (3, 3, 3, 3, 2)),  # smaller than a tile; an odd depth
         ((1, 4, 32, 32, 64), (3, 3, 3, 64, 32)),
     ],
 )
@@ -74,6 +74,7 @@ def test_the_lowering_is_chosen_by_shape():
     assert chosen((1, 8, 64, 64, 32), (3, 3, 3, 32, 64), dtype=jnp.bfloat16) == "fold"
     assert chosen((1, 8, 64, 64, 32), (3, 3, 3, 32, 64), dilation=(1, 2, 2)) == "fold"
     assert chosen((1, 8, 64, 64, 32), (3, 5, 5, 32, 64)) == "fold"
+    assert chosen((1, 8, 64, 64, 32), (5, 3, 3, 32, 64)) == "fold"
 
 
 def test_what_is_chosen_equals_the_direct_lowering():
