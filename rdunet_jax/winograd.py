@@ -182,7 +182,7 @@ class _Bands:
 
 def _matmul(matrix: np.ndarray, x: Array) -> Array:
     """The matrix times x over its first axis."""
-    return (matrix @ x.reshape(len(x), -1)).reshape(len(matrix), *x.shape[1:])
+    return (jnp.asarray(matrix) @ x.reshape(len(x), -1)).reshape(len(matrix), *x.shape[1:])
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> Array:
