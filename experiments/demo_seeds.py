@@ -25,6 +25,7 @@ from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_mask, sliding_window
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.postprocessing import dilate
+from rdunet_jax.start_up import prepare_jax
 from rdunet_jax.training import create_state
 from rdunet_jax.workdir import load_trained
 
@@ -92,4 +93,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    prepare_jax()
     main(tyro.cli(Settings, description=__doc__))

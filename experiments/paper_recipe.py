@@ -28,6 +28,7 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, TrainConfig
 from rdunet_jax.models import model_config
+from rdunet_jax.start_up import prepare_jax
 
 LOSSES = ("bce", "dice", "tversky", "focal", "iou", "bce+0.5*dice")
 TVERSKY_ALPHA = 0.3
@@ -88,4 +89,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    prepare_jax()
     main(tyro.cli(Settings, description=__doc__))

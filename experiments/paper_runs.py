@@ -32,6 +32,7 @@ from rdunet_jax.errors import RunError
 from rdunet_jax.models import model_config
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.protocols import Protocol, Summary
+from rdunet_jax.start_up import prepare_jax
 from rdunet_jax.workdir import RunConfig
 
 T = TypeVar("T")
@@ -240,7 +241,7 @@ def run_script(main: Callable[[Experiments], list[str]], description: str | None
     """Runs a script: status 1 if what `main` makes lacks something, which it returns; status 2 for bad input."""
     settings = tyro.cli(Settings, description=description)
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
-    jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/rdunet/jax").expanduser()))
+    prepare_jax()
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     try:
         if settings.smoke == (settings.data_dir is not None):

@@ -44,6 +44,7 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.models import model_config
+from rdunet_jax.start_up import prepare_jax
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")
 DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_tumour")
@@ -157,6 +158,7 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     try:
+        prepare_jax()
         main(tyro.cli(Settings, description=__doc__))
     except InputError as error:
         sys.exit(f"error: {error}")

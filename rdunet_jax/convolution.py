@@ -31,10 +31,6 @@ WINOGRAD_CHANNELS = 16
 WINOGRAD_SIDE = 16
 """Smallest side of a plane that is cut into tiles, for the same reason."""
 
-COMPILER_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-"""Of XLA, for the programs that run a network. XLA on CPU else orders operations for those that could run side by side,
-and more of their results are in memory at once: here a third more memory, and no time saved."""
-
 bias_init = nn.initializers.zeros_init()
 
 
@@ -48,8 +44,10 @@ def kernel_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) ->
     return jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
-def default_lowering(x: Array, kernel: Array, dilation: Sequence[int] = (1, 1, 1)) -> Lowering:
-    """The fastest lowering of the backend for this convolution; arguments as for `convolve`."""
+def default_lowering(
+    x: Array | jax.ShapeDtypeStruct, kernel: Array | jax.ShapeDtypeStruct, dilation: Sequence[int] = (1, 1, 1)
+) -> Lowering:
+    """The fastest lowering of the backend for this convolution; arguments, or their shapes, as for `convolve`."""
     if jax.default_backend() != "cpu":
         return "direct"
     suits = (

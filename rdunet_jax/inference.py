@@ -28,7 +28,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Shaped
 
-from rdunet_jax.convolution import COMPILER_OPTIONS
 from rdunet_jax.parallel import BATCH_AXIS, make_local_mesh
 
 Window = Shaped[Array, "window height width"]
@@ -65,9 +64,7 @@ class SlidingWindow:
         predict = jax.vmap(predictor, in_axes=(None, 0))
         if mesh.size == 1:
             self._everywhere = None
-            self._add_windows = jax.jit(
-                partial(_add_windows, predict, depth, batch), donate_argnums=1, compiler_options=COMPILER_OPTIONS
-            )
+            self._add_windows = jax.jit(partial(_add_windows, predict, depth, batch), donate_argnums=1)
         else:
             whole, part = PartitionSpec(), PartitionSpec(BATCH_AXIS)
             predict = jax.shard_map(predict, mesh=mesh, in_specs=(whole, part), out_specs=part, check_vma=False)
@@ -77,7 +74,6 @@ class SlidingWindow:
                 donate_argnums=1,
                 in_shardings=self._everywhere,
                 out_shardings=self._everywhere,
-                compiler_options=COMPILER_OPTIONS,
             )
 
     def __call__(

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, PyTree, Shaped, UInt8, UInt32
 from rdunet_jax.augmentation import augment
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
-from rdunet_jax.convolution import COMPILER_OPTIONS
 from rdunet_jax.errors import RunError
 from rdunet_jax.history import History, StepRow
 from rdunet_jax.interruption import Stopped, StopRequest
@@ -91,12 +90,7 @@ def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*sha
     return (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("config", "normalise", "mesh"),
-    donate_argnames="state",
-    compiler_options=COMPILER_OPTIONS,
-)
+@partial(jax.jit, static_argnames=("config", "normalise", "mesh"), donate_argnames="state")
 def train_step(
     state: TrainState, batch: Batch, config: TrainConfig, normalise: Normalise, mesh: Mesh | None = None
 ) -> tuple[TrainState, dict[str, Array]]:

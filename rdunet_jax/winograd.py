@@ -12,7 +12,7 @@ Planes are worked through in bands of some rows over all slices, so that what is
 processor's cache:
 
     band         (batch, depth + 2, rows + 2, width + 2, channels)
-    windows      (144, windows, channels)        = B of its overlapping 4x6x6 windows, axis by axis
+    windows      (144, windows, channels)        = B of its overlapping 4x6x6 windows, axis by axis, rows first
     products     (144, windows, features)        = windows @ kernels
     outputs      (32, windows, features)         = A of the products, axis by axis
     band of y    (batch, depth, rows, width, features)
@@ -79,7 +79,7 @@ def convolve_winograd(
     """
     bands = _Bands(x.shape, len(kernel))
     filled = bands.fill(x)
-    kernels = jnp.einsum("ai,bj,dt,tijcn->dbacn", _PLANE.g, _PLANE.g, _DEPTH[len(kernel)].g, kernel)
+    kernels = _transform_axes((_DEPTH[len(kernel)].g, _PLANE.g, _PLANE.g), kernel.swapaxes(1, 2))
     kernels = kernels.reshape(-1, *kernel.shape[3:])
 
     def add_band(index: Array, y: Array) -> Array:
@@ -107,10 +107,10 @@ def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array
         return total + jnp.einsum("kpc,kpn->kcn", windows, outputs)
 
     depth = _DEPTH[len(kernel)]
-    total = jnp.zeros((WINDOW**2 * len(depth.b), *kernel.shape[3:]), x.dtype)
+    total = jnp.zeros((len(depth.b) * WINDOW**2, *kernel.shape[3:]), x.dtype)
     total = lax.fori_loop(0, bands.count, add_band, total)
     total = total.reshape(-1, WINDOW, WINDOW, *kernel.shape[3:])
-    for_kernel = jnp.einsum("ai,bj,dt,dbacn->tijcn", _PLANE.g, _PLANE.g, depth.g, total)
+    for_kernel = _transform_axes((depth.g.T, _PLANE.g.T, _PLANE.g.T), total).swapaxes(1, 2)
     mirrored = kernel[::-1, ::-1, ::-1].swapaxes(-1, -2)
     return convolve_winograd(gradient, mirrored), for_kernel
 
@@ -166,7 +166,7 @@ class _Bands:
         x = _combine(_PLANE.b, [band[:, :, i : i + high : TILE] for i in range(WINDOW)])
         x = _combine(_PLANE.b, [x[:, :, :, :, j : j + wide : TILE] for j in range(WINDOW)])
         x = _combine(self.b, [x[:, :, :, k : k + deep : self.step] for k in range(len(self.b))])
-        return x.reshape(WINDOW**2 * len(self.b), -1, band.shape[-1])
+        return x.reshape(len(self.b) * WINDOW**2, -1, band.shape[-1])
 
     def transform_products(
         self, products: Float[Array, "products windows features"]
@@ -174,11 +174,9 @@ class _Bands:
         """A p: a band of the output."""
         features = products.shape[-1]
         y = products.reshape(len(self.b), WINDOW, WINDOW, -1, features)
-        y = _combine(self.a, list(y))
-        y = _combine(_PLANE.a, [y[:, j] for j in range(WINDOW)])
-        y = _combine(_PLANE.a, [y[:, :, i] for i in range(WINDOW)])
-        y = y.reshape(TILE, TILE, self.step, self.batch, -1, self.rows, self.columns, features)
-        return y.transpose(3, 4, 2, 5, 0, 6, 1, 7).reshape(*self.whole[:2], self.height, self.whole[3], features)
+        y = _transform_axes((self.a, _PLANE.a, _PLANE.a), y)
+        y = y.reshape(self.step, TILE, TILE, self.batch, -1, self.rows, self.columns, features)
+        return y.transpose(3, 4, 0, 5, 2, 6, 1, 7).reshape(*self.whole[:2], self.height, self.whole[3], features)
 
     def transform_outputs(
         self, band: Float[Array, "batch depth rows width features"]
@@ -186,11 +184,15 @@ class _Bands:
         """The transpose of `transform_products`."""
         features = band.shape[-1]
         y = band.reshape(self.batch, -1, self.step, self.rows, TILE, self.columns, TILE, features)
-        y = y.transpose(4, 6, 2, 0, 1, 3, 5, 7).reshape(TILE, TILE, self.step, -1, features)
-        y = _combine(_PLANE.a.T, list(y))
-        y = _combine(_PLANE.a.T, [y[:, j] for j in range(TILE)])
-        y = _combine(self.a.T, [y[:, :, k] for k in range(self.step)])
-        return y.reshape(WINDOW**2 * len(self.b), -1, features)
+        y = y.transpose(2, 6, 4, 0, 1, 3, 5, 7).reshape(self.step, TILE, TILE, -1, features)
+        return _transform_axes((self.a.T, _PLANE.a.T, _PLANE.a.T), y).reshape(len(self.b) * WINDOW**2, -1, features)
+
+
+def _transform_axes(matrices: Sequence[np.ndarray], x: Array) -> Array:
+    """Each matrix times x along an axis: the last along axis 2, the first along axis 0."""
+    for matrix in reversed(matrices):
+        x = _combine(matrix, [x[:, :, i] for i in range(matrix.shape[1])])
+    return x
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> Array:

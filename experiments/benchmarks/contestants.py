@@ -104,17 +104,17 @@ def ours(case: Case) -> Program:
 
     from data_pipeline.intensity import normalise
     from rdunet_jax.config import TrainConfig
-    from rdunet_jax.convolution import COMPILER_OPTIONS
     from rdunet_jax.inference import SlidingWindow, network_predictor
     from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.start_up import order_for_memory
     from rdunet_jax.training import create_state, train_step
 
+    order_for_memory()
     config = model_config("keras", dropout=0.0, **case.network())
     model, variables = create_model(config), jax.device_put(_flax_variables(case.weights(), config))
     images, masks = case.patches()
     if case.task == "predict":
-        predict = jax.vmap(network_predictor(model, _as_it_is), in_axes=(None, 0))
-        predict = jax.jit(predict, compiler_options=COMPILER_OPTIONS)
+        predict = jax.jit(jax.vmap(network_predictor(model, _as_it_is), in_axes=(None, 0)))
         return lambda: np.asarray(predict(variables, images[..., 0]))[..., np.newaxis]
     if case.task == "patient":
         predictor = network_predictor(model, partial(normalise, intensity="keras"))

@@ -50,10 +50,12 @@ def measure(case: Case) -> dict[str, float]:
     import jax.numpy as jnp
 
     from rdunet_jax.config import TrainConfig
-    from rdunet_jax.convolution import COMPILER_OPTIONS
     from rdunet_jax.inference import network_predictor
     from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.start_up import prepare_jax
     from rdunet_jax.training import create_state, train_step
+
+    prepare_jax()
 
     def as_it_is(image: Any) -> Any:
         return image
@@ -63,8 +65,7 @@ def measure(case: Case) -> dict[str, float]:
     state: Any = jax.eval_shape(lambda: create_state(model, recipe, shape))
     if case.task == "predict":
         window = jax.ShapeDtypeStruct((case.batch, *shape), jnp.float32)
-        predict = jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0))
-        predict = jax.jit(predict, compiler_options=COMPILER_OPTIONS)
+        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
         program, arguments = predict, (state.variables, window)
     else:
         image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)

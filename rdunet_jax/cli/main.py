@@ -4,7 +4,6 @@ A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import RECIPES, HostsConfig, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
+from rdunet_jax.start_up import prepare_jax
 
 _SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
 # In a log file rich would take 80 columns, too few for the tables.
@@ -316,19 +316,9 @@ class _Chosen:
     recipe: Literal["paper", "keras", "plain"] = "paper"
 
 
-def keep_compiled_programs() -> None:
-    """A network that was compiled once, by whatever command, is not compiled again; to call before JAX is imported.
-
-    Programs lie in `rdunet/jax` of the user's cache folder (XDG_CACHE_HOME, else ~/.cache), which may be removed at any
-    time. JAX_COMPILATION_CACHE_DIR names another folder.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "rdunet" / "jax"))
-
-
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
-    keep_compiled_programs()
+    prepare_jax()
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
         chosen, _ = tyro.cli(_Chosen, return_unknown_args=True, add_help=False)

@@ -99,7 +99,7 @@ def test_rolled_equals_unrolled(layer, monkeypatch):
     variables = random_variables(layer)
     y = {}
     for unroll in (1, 3):
-        monkeypatch.setattr(convlstm, "default_unroll", lambda depth, unroll=unroll: unroll)
+        monkeypatch.setattr(convlstm, "default_unroll", lambda depth, lowering, unroll=unroll: unroll)
         y[unroll] = layer.apply(variables, X)
     np.testing.assert_allclose(y[1], y[3], atol=1e-6)
 
