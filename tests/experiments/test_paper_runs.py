@@ -70,6 +70,7 @@ def no_training(*_: object) -> None:
     raise AssertionError("trained again")
 
 
+@pytest.mark.slow
 def test_a_second_session_trains_nothing_and_takes_no_other_run(
     tiny: Callable[[], Experiments], monkeypatch: pytest.MonkeyPatch
 ) -> None:
