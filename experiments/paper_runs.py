@@ -5,7 +5,6 @@ Not smoke: the paper's recipe, the networks at full width, a data set that `rdun
 """
 
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,24 +20,22 @@ from rich.markup import escape
 
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
 from data_pipeline.settings import DatasetSettings
 from experiments.paper import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
-from rdunet_jax.cli.evaluate import evaluate_network
+from rdunet_jax.cli.demo import show_phantoms_written
+from rdunet_jax.cli.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.models import model_config
-from rdunet_jax.progress import progress_bar
 from rdunet_jax.protocols import Protocol, Summary
-from rdunet_jax.start_up import prepare_jax
+from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 from rdunet_jax.workdir import RunConfig
 
 T = TypeVar("T")
 PAPER = RECIPES["paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "keras")
-FOLDERS = {"paper": "test", "keras": "test-keras"}
 
 RUNS: dict[str, tuple[str, TrainConfig]] = {
     PROPOSED: ("paper", PAPER),
@@ -111,11 +108,7 @@ class Experiments:
             return Dataset(data_dir)
         except InputError:
             shutil.rmtree(dicom, ignore_errors=True)  # what a killed session had begun
-        with progress_bar(self.console) as progress:
-            bar = progress.add_task("writing phantoms", total=SMOKE.patients)
-            write_phantoms(
-                dicom, count=SMOKE.patients, slices=SMOKE.slices, on_patient=lambda *_: progress.advance(bar)
-            )
+        show_phantoms_written(dicom, SMOKE.patients, SMOKE.slices, self.console)
         prepare_source(dicom, data_dir, SMOKE.dataset, self.console, keep_ids=True)
         return Dataset(data_dir)
 
@@ -143,7 +136,7 @@ class Experiments:
     def _summaries(self, name: str) -> dict[Protocol, Summary]:
         workdir, run = self.workdir(name), self.config(name)
         self._require_same(workdir, run)
-        paths: dict[Protocol, Path] = {p: workdir / "evaluation" / FOLDERS[p] / "summary.json" for p in PROTOCOLS}
+        paths: dict[Protocol, Path] = {p: evaluation_folder(workdir, "test", p) / "summary.json" for p in PROTOCOLS}
         if not all(path.exists() for path in paths.values()):
             self.console.rule(name)
             train_network(self.data, workdir, run.model, run.train, run.inference, self.console)
@@ -240,19 +233,12 @@ def make_alone(make: Callable[[Experiments], Result]) -> Callable[[Experiments],
 def run_script(main: Callable[[Experiments], list[str]], description: str | None) -> None:
     """Runs a script: status 1 if what `main` makes lacks something, which it returns; status 2 for bad input."""
     settings = tyro.cli(Settings, description=description)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     prepare_jax()
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    try:
+    with mistakes_in_one_line("stopped; the same command again goes on where it was"):
         if settings.smoke == (settings.data_dir is not None):
             raise InputError("name either --data-dir, with a data set by `rdunet prepare`, or --smoke, for phantoms")
         missing = main(Experiments(settings, console))
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command again goes on where it was", file=sys.stderr)
-        sys.exit(130)
     if missing:
         console.print(f"INCOMPLETE, without: {'; '.join(missing)}", style="bold red", markup=False)
         sys.exit(1)

@@ -39,11 +39,12 @@ from data_pipeline.sample_data import fetch_sample_data
 from data_pipeline.settings import DatasetSettings
 from data_pipeline.splits import write_split
 from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.evaluate import evaluate_network
+from rdunet_jax.cli.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.models import model_config
+from rdunet_jax.protocols import Protocol
 from rdunet_jax.start_up import prepare_jax
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")
@@ -51,8 +52,7 @@ DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_t
 RECIPE = replace(RECIPES["paper"], learning_rate=3e-3, steps_per_epoch=50, epochs=6, validation="none")
 INFERENCE = InferenceConfig(window_batch=4)
 
-PROTOCOLS = {"paper": "test", "keras": "test-keras"}
-"""The folders of their evaluations."""
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "keras")
 COLUMNS = {
     "slices": ("paper", "slices"),
     "with tumour": ("paper", "tumour_slices"),
@@ -110,13 +110,13 @@ def run_fold(
         prepare_source(dicom, folder / "data", DATASET, console, keep_ids=True, split_file=split_file)
     data, workdir = Dataset(folder / "data"), folder / "run"
     train_network(data, workdir, model_config("tiny"), recipe, INFERENCE, console)
-    evaluate_network(data, workdir, "test", None, None, console, html=True, protocol="paper")
-    evaluate_network(data, workdir, "test", None, None, console, html=True, protocol="keras")
+    for protocol in PROTOCOLS:
+        evaluate_network(data, workdir, "test", None, None, console, html=True, protocol=protocol)
 
 
 def read_scores(folder: Path) -> list[float | None] | None:
     """A fold's row of the table; None if it is not scored by both protocols yet."""
-    files = {name: folder / "run" / "evaluation" / part / "summary.json" for name, part in PROTOCOLS.items()}
+    files = {protocol: evaluation_folder(folder / "run", "test", protocol) / "summary.json" for protocol in PROTOCOLS}
     if not all(file.exists() for file in files.values()):
         return None
     summaries = {name: json.loads(file.read_text()) for name, file in files.items()}

@@ -106,18 +106,13 @@ def _fold_into_2d(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
     """One 2-D convolution over all slices for each depth tap, shifted along depth and summed."""
     batch, depth, *plane = x.shape
     slices = x.reshape(batch * depth, *plane)
-    taps = [_convolve_planes(slices, plane_kernel, dilation[1:]) for plane_kernel in kernel]
-    return _sum_over_taps([y.reshape(batch, depth, *y.shape[1:]) for y in taps], dilation[0])
-
-
-def _sum_over_taps(taps: list[Array], spacing: int) -> Array:
-    """Sum of what each depth tap makes of every slice, shifted to the slice that it belongs to."""
     total = None
-    for index, y in enumerate(taps):
-        offset = (index - len(taps) // 2) * spacing
-        if abs(offset) >= y.shape[1]:  # this tap only ever sees padding
+    for tap, plane_kernel in enumerate(kernel):
+        offset = (tap - kernel.shape[0] // 2) * dilation[0]
+        if abs(offset) >= depth:  # this tap only ever sees padding
             continue
-        y = _shift_depth(y, offset)
+        y = _convolve_planes(slices, plane_kernel, dilation[1:])
+        y = _shift_depth(y.reshape(batch, depth, *y.shape[1:]), offset)
         total = y if total is None else total + y
     assert total is not None  # the middle tap has offset 0
     return total

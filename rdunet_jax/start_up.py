@@ -1,12 +1,18 @@
-"""What every command and script does first: how XLA compiles, and where what it compiled is kept.
+"""What every command and script does first: how XLA compiles, where what it compiled is kept, and how mistakes end.
 
 JAX need not be imported here, for `rdunet --help` is to answer quickly.
 """
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from data_pipeline.errors import InputError
+from rdunet_jax.errors import RunError
 
 
 def prepare_jax() -> None:
@@ -23,8 +29,9 @@ def keep_compiled_programs() -> None:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "rdunet" / "jax"))
-    if "jax" in sys.modules:  # which has read its environment already
-        sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_compilation_cache_dir is None:  # it has read its environment already
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def order_for_memory() -> None:
@@ -35,5 +42,20 @@ def order_for_memory() -> None:
     so other versions than those it was tried with are left alone.
     """
     if version("jaxlib").startswith("0.10."):
-        mine = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-        os.environ["XLA_FLAGS"] = f"{mine} {os.environ.get('XLA_FLAGS', '')}".strip()  # the later one counts
+        mine, given = "--xla_cpu_enable_concurrency_optimized_scheduler=false", os.environ.get("XLA_FLAGS", "")
+        if mine not in given:
+            os.environ["XLA_FLAGS"] = f"{mine} {given}".strip()  # the later one counts
+
+
+@contextmanager
+def mistakes_in_one_line(stopped: str) -> Iterator[None]:
+    """A user's mistake is one line on standard error and status 2; a stop by Ctrl-C says `stopped`, with status 130."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
+    try:
+        yield
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        sys.exit(130)

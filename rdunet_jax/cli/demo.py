@@ -41,11 +41,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     dicom, data_dir, workdir = output / "dicom", output / "data", output / "run"
 
     _headline(console, f"1. {PATIENTS} phantom patients as DICOM: {dicom}")
-    with progress_bar(console) as progress:
-        bar = progress.add_task("writing phantoms", total=PATIENTS)
-        folders = write_phantoms(
-            dicom, count=PATIENTS, seed=seed, slices=SLICES, on_patient=lambda *_: progress.advance(bar)
-        )
+    folders = show_phantoms_written(dicom, PATIENTS, SLICES, console, seed)
     _headline(console, "2. rdunet prepare")
     prepare_source(dicom, data_dir, replace(DATASET, seed=seed), console, keep_ids=True)
     data = Dataset(data_dir)
@@ -62,6 +58,15 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     segment_source(folder, workdir, output / "segmentation", console, html=True)
     console.print(f"\nthe whole road took {time.perf_counter() - started:.0f} s")
     return summary
+
+
+def show_phantoms_written(
+    dicom: Path, count: int, slices: tuple[int, int], console: Console, seed: int = 0
+) -> list[Path]:
+    """`write_phantoms`, with a progress bar."""
+    with progress_bar(console) as progress:
+        bar = progress.add_task("writing phantoms", total=count)
+        return write_phantoms(dicom, count=count, seed=seed, slices=slices, on_patient=lambda *_: progress.advance(bar))
 
 
 def _headline(console: Console, text: str) -> None:

@@ -34,6 +34,11 @@ from rdunet_jax.statistics import mean_interval
 from rdunet_jax.workdir import load_trained
 
 
+def evaluation_folder(workdir: Path, split: str, protocol: Protocol) -> Path:
+    """Where the scores of a split by a protocol lie."""
+    return workdir / "evaluation" / (split if protocol == "paper" else f"{split}-{protocol}")
+
+
 def evaluate_network(
     data: Dataset,
     workdir: Path,
@@ -74,7 +79,7 @@ def evaluate_network(
                     yield _on_page(example, prediction, on_ct, score_slices(held, example.ct_mask))
         summaries.append(summarise_protocol(list(scores.values()), protocol) | _in_3d(whole))
 
-    folder = workdir / "evaluation" / (split if protocol == "paper" else f"{split}-{protocol}")
+    folder = evaluation_folder(workdir, split, protocol)
     if html:
         tables = {"All patients": summaries}
         write_page(folder / "page.html", f"Scores, {split} patients", scored(), tables, [in_words(inference)])

@@ -3,7 +3,6 @@
 A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
-import logging
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import RECIPES, HostsConfig, InferenceConfig, ModelConfig, TrainConfig
-from rdunet_jax.errors import RunError
-from rdunet_jax.start_up import prepare_jax
+from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 
 _SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
 # In a log file rich would take 80 columns, too few for the tables.
@@ -319,14 +317,7 @@ class _Chosen:
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
     prepare_jax()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
-    try:
+    with mistakes_in_one_line("stopped; the same command again goes on from the last checkpoint"):
         chosen, _ = tyro.cli(_Chosen, return_unknown_args=True, add_help=False)
         commands = COMMANDS | {"train": partial(train, settings=RECIPES[chosen.recipe])}
         tyro.extras.subcommand_cli_from_dict(commands, prog="rdunet", description="Lung-tumour segmentation in CT.")
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command again goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
