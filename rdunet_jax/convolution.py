@@ -103,19 +103,15 @@ def convolve(
 
 
 def _fold_into_2d(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
-    """One 2-D convolution over all slices for each depth tap, shifted along depth and summed."""
-    batch, depth, *plane = x.shape
-    slices = x.reshape(batch * depth, *plane)
-    total = None
-    for tap, plane_kernel in enumerate(kernel):
-        offset = (tap - kernel.shape[0] // 2) * dilation[0]
-        if abs(offset) >= depth:  # this tap only ever sees padding
-            continue
-        y = _convolve_planes(slices, plane_kernel, dilation[1:])
-        y = _shift_depth(y.reshape(batch, depth, *y.shape[1:]), offset)
-        total = y if total is None else total + y
-    assert total is not None  # the middle tap has offset 0
-    return total
+    """One 2-D convolution over all slices, whose channels are those of every slice that the depth taps see."""
+    batch, depth, *plane, channels = x.shape
+    taps, *window, _, features = kernel.shape
+    offsets = [(tap - taps // 2) * dilation[0] for tap in range(taps)]
+    seen = [tap for tap, offset in enumerate(offsets) if abs(offset) < depth]  # the others only ever see padding
+    slices = jnp.concatenate([_shift_depth(x, offsets[tap]) for tap in seen], axis=-1)
+    slices = slices.reshape(batch * depth, *plane, len(seen) * channels)
+    kernel = jnp.moveaxis(kernel[seen[0] : seen[-1] + 1], 0, 2).reshape(*window, -1, features)
+    return _convolve_planes(slices, kernel, dilation[1:]).reshape(batch, depth, *plane, features)
 
 
 def _shift_depth(y: Array, offset: int) -> Array:
