@@ -5,6 +5,7 @@
     python -m experiments.benchmarks.bench patient --ct sample/pat_1
     python -m experiments.benchmarks.bench augment
     python -m experiments.benchmarks.bench compile
+    python -m experiments.benchmarks.bench memory
     python -m experiments.benchmarks.bench growth
     python -m experiments.benchmarks.bench prepare
 
@@ -17,6 +18,7 @@ A run writes `NAME.json` and `NAME.png` to `--output`. At full size on 2 cores `
 `patient` half an hour; `--size 64` is quick.
 """
 
+import itertools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -239,8 +241,9 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     """Compilation of forward pass and training step in a fresh process, then from the cache; `rdunet --help`."""
     from experiments.benchmarks.startup import compilation, help_seconds
 
-    record: dict[str, object] = {"machine": machine(), "rdunet --help": help_seconds(settings.rounds)}
-    console.print(f"rdunet --help: {np.median(help_seconds(settings.rounds)):.2f} s")
+    answered = help_seconds(settings.rounds)
+    record: dict[str, object] = {"machine": machine(), "rdunet --help": answered}
+    console.print(f"rdunet --help: {np.median(answered):.2f} s")
     with prepared(settings, "train") as case, tempfile.TemporaryDirectory() as cache:
         for task in ("predict", "train"):
             for process in ("fresh", "cached"):
@@ -250,6 +253,27 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
                     f"{task}, {process}: traced in {seconds['trace']:.1f} s, compiled in {seconds['compile']:.1f} s"
                 )
     write_record(settings.output / f"compile-{settings.size}.json", record)
+
+
+def memory(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
+    """Memory of a training step as XLA plans it with a GPU's convolutions, by batch, precision and rematerialisation.
+
+    An estimate from the compiled program, for choosing --batch-size, --dtype and --remat on a card; nothing is run.
+    """
+    from experiments.benchmarks.memory import planned_bytes
+    from rdunet_jax.start_up import prepare_jax
+
+    prepare_jax()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Case(
+            "train", folder, size=settings.size, widths=settings.widths, recurrent_width=settings.recurrent_width
+        )
+        rows = []
+        for batch, dtype, remat in itertools.product((1, 2), ("float32", "bfloat16"), (False, True)):
+            planned = planned_bytes(replace(base, batch=batch), dtype=dtype, remat=remat) / 2**20
+            rows.append({"batch": batch, "dtype": dtype, "remat": remat, "mib": round(planned)})
+            console.print(f"batch {batch}, {dtype}{', remat' if remat else ''}: {planned:.0f} MiB")
+    write_record(settings.output / f"memory-{settings.size}.json", {"machine": machine(), "planned": rows})
 
 
 def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
@@ -285,6 +309,7 @@ COMMANDS = {
     "augment": augment,
     "prepare": prepare,
     "compile": compile_times,
+    "memory": memory,
     "growth": growth,
 }
 

@@ -277,6 +277,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _peak_memory() -> int:
+    """Largest memory until now, in bytes: the GPU's where the program runs on one, else the process's."""
+    if "tensorflow" in sys.modules and sys.modules["tensorflow"].config.list_physical_devices("GPU"):
+        return sys.modules["tensorflow"].config.experimental.get_memory_info("GPU:0")["peak"]
+    if "jax" in sys.modules and (found := sys.modules["jax"].devices()[0].memory_stats()):
+        return found["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main(name: str, case: Case) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -291,8 +300,9 @@ def main(name: str, case: Case) -> None:
         result = program()
         seconds = time.perf_counter() - started
         np.save(Path(case.folder) / f"{name}.npy", result)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak": peak, "versions": _versions()}), file=answers, flush=True)
+        print(
+            json.dumps({"seconds": seconds, "peak": _peak_memory(), "versions": _versions()}), file=answers, flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -45,34 +45,37 @@ def help_seconds(rounds: int) -> list[float]:
     return seconds
 
 
-def measure(case: Case) -> dict[str, float]:
+def lower(case: Case, **changes: Any) -> Any:
+    """A case's program, traced for arguments of its shapes; `changes` are to the network's config."""
     import jax
     import jax.numpy as jnp
 
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference import network_predictor
     from rdunet_jax.models import create_model, model_config
-    from rdunet_jax.start_up import prepare_jax
     from rdunet_jax.training import create_state, train_step
-
-    prepare_jax()
 
     def as_it_is(image: Any) -> Any:
         return image
 
-    model, shape = create_model(model_config("keras", **case.network())), (case.depth, case.size, case.size)
+    config = model_config("keras", **case.network(), **changes)
+    model, shape = create_model(config), (case.depth, case.size, case.size)
     recipe = TrainConfig(batch_size=case.batch)
     state: Any = jax.eval_shape(lambda: create_state(model, recipe, shape))
     if case.task == "predict":
         window = jax.ShapeDtypeStruct((case.batch, *shape), jnp.float32)
-        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
-        program, arguments = predict, (state.variables, window)
-    else:
-        image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)
-        mask = jax.ShapeDtypeStruct(image.shape, jnp.uint8)
-        program, arguments = train_step, (state, {"image": image, "mask": mask}, recipe, as_it_is)
+        return jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0))).lower(state.variables, window)
+    image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)
+    mask = jax.ShapeDtypeStruct(image.shape, jnp.uint8)
+    return train_step.lower(state, {"image": image, "mask": mask}, recipe, as_it_is)
+
+
+def measure(case: Case) -> dict[str, float]:
+    from rdunet_jax.start_up import prepare_jax
+
+    prepare_jax()
     started = time.perf_counter()
-    lowered = program.lower(*arguments)
+    lowered = lower(case)
     traced = time.perf_counter()
     lowered.compile()
     return {"trace": traced - started, "compile": time.perf_counter() - traced}
