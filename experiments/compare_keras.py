@@ -20,7 +20,6 @@ Dice: their scores only show that both are scored alike.
 
 import csv
 import os
-import sys
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -52,6 +51,7 @@ from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES
 from rdunet_jax.keras_weights import import_weights
 from rdunet_jax.models import create_model, model_config
+from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 from rdunet_jax.training import create_state
 from rdunet_jax.workdir import RunConfig, load_trained
 
@@ -226,7 +226,6 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    prepare_jax()
+    with mistakes_in_one_line("stopped; remove the output folder to begin again"):
         main(tyro.cli(Settings, description=__doc__))
-    except InputError as error:
-        sys.exit(f"error: {error}")

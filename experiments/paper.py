@@ -148,7 +148,7 @@ Result = Table | Picture
 def _text(value: Cell, sign: str = "") -> str:
     if value is None:
         return ""
-    return format(value, f"{sign}d") if isinstance(value, int) else format(value, f"{sign}.4f")
+    return format(value, f"{sign}d") if isinstance(value, int) else format(value, f"{sign}z.4f")
 
 
 def _line(cells: Iterable[str]) -> str:

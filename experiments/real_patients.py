@@ -23,7 +23,6 @@ shows. Costs some 4 minutes a fold on 2 cores.
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.models import model_config
 from rdunet_jax.protocols import Protocol
-from rdunet_jax.start_up import prepare_jax
+from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")
 DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_tumour")
@@ -157,8 +156,6 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        prepare_jax()
+    prepare_jax()
+    with mistakes_in_one_line("stopped; the same command again goes on where it was"):
         main(tyro.cli(Settings, description=__doc__))
-    except InputError as error:
-        sys.exit(f"error: {error}")

@@ -206,6 +206,11 @@ def fit(
         bar = progress.add_task("", total=total_steps, completed=step)
         validation_bar = progress.add_task("validation", total=None, visible=False)
 
+        def next_batch() -> tuple[Batch, Batch]:
+            """On the devices what a step takes; at hand what tells which batch it is."""
+            batch = dict(next(source))
+            return batch, split_batch({name: batch.pop(name) for name in ("image", "mask")}, mesh)
+
         def check_stop() -> None:
             if any_process(stop.requested):
                 raise Stopped
@@ -232,11 +237,13 @@ def fit(
             if step and history.epoch_is_open(step) and (step % steps_per_epoch == 0 or step == total_steps):
                 end_epoch()  # a stop came between the last step of an epoch and its validation
             source = batches(step) if step < total_steps else iter(())
+            ahead = None
             while step < total_steps and not stops_early(history.validation_dice, config.early_stopping):
                 started = time.perf_counter()
-                batch = dict(next(source))
-                arrays = split_batch({name: batch.pop(name) for name in ("image", "mask")}, mesh)
+                batch, arrays = ahead or next_batch()
                 state, metrics = train_step(state, arrays, config, normalise, mesh)
+                # While the devices are at work on this one.
+                ahead = next_batch() if step + 1 < total_steps else None
                 if not metrics["finite"]:
                     which = ", ".join(f"{name} {np.asarray(value).tolist()}" for name, value in batch.items())
                     raise NotFiniteError(

@@ -30,6 +30,8 @@ TABLE = Table(
 def test_the_difference_is_ours_less_the_papers() -> None:
     # 0.71284999 is shown as 0.7128, and 0.7128 - 0.7228 = -0.0100: what a reader gets from the two numbers shown
     assert TABLE.rows[0].cells()[2:] == ["0.7228", "0.7128", "-0.0100", "321", "300", "-21"]
+    # 0.7228 - 0.72280001 is a negative number, but no negative difference of what is shown
+    assert Row((), (0.72280001,), (0.72284,)).cells() == ["0.7228", "0.7228", "+0.0000"]
 
 
 def test_what_was_not_published_or_not_run_is_empty_and_named() -> None:
