@@ -152,6 +152,8 @@ def augmentation(case: Case) -> Program:
 
 
 def keras_tensorflow(case: Case) -> Program:
+    """With oneDNN's convolutions: TensorFlow by itself takes them on CPUs with AVX-512 only, and is slower without."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
     tf.config.threading.set_intra_op_parallelism_threads(case.threads)
