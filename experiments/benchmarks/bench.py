@@ -297,6 +297,10 @@ def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ..
             for value, seconds, peak in zip(one["values"], one["seconds"], one["peak_mib"], strict=True):
                 console.print(f"{axis} {value}: {seconds:.2f} s, {peak:.0f} MiB")
             console.print(f"time grows with {axis} to the power of {one['exponent']:.3f}")
+            if axis == "slices":
+                windows = [slices - case.depth + 1 for slices in cases]
+                one["exponent_of_windows"] = fit(windows, list(results.values()))["exponent"]
+                console.print(f"and with the windows of these slices to the power of {one['exponent_of_windows']:.3f}")
     path = settings.output / "growth.json"
     write_record(path, {"settings": _record_of(settings), "machine": machine(), "series": series})
     plot_growth(path.with_suffix(".png"), series)
