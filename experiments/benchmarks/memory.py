@@ -4,7 +4,7 @@ from typing import Any
 from unittest import mock
 
 from experiments.benchmarks.contestants import Case
-from experiments.benchmarks.startup import lower
+from experiments.benchmarks.startup import program_of
 
 
 def planned_bytes(case: Case, **changes: Any) -> int:
@@ -18,5 +18,6 @@ def planned_bytes(case: Case, **changes: Any) -> int:
         changes: to the network's config.
     """
     with mock.patch("jax.default_backend", return_value="gpu"):  # what the network's lowerings go by
-        plan = lower(case, **changes).compile().memory_analysis()
+        program, arguments = program_of(case, **changes)
+        plan = program.lower(*arguments).compile().memory_analysis()
     return plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes

@@ -44,6 +44,7 @@ def plot_growth(path: Path, series: dict[str, dict[str, Any]]) -> None:
         axes.loglog(values, power, "-", label=f"exponent {one['exponent']:.3f}")
         axes.set(xlabel=name, ylabel="seconds")
         axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_yticks(seconds, [f"{value:.3g}" for value in seconds])
         axes.minorticks_off()
         axes.legend()
     _save(path, figure)

@@ -45,8 +45,8 @@ def help_seconds(rounds: int) -> list[float]:
     return seconds
 
 
-def lower(case: Case, **changes: Any) -> Any:
-    """A case's program, traced for arguments of its shapes; `changes` are to the network's config."""
+def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A case's compiled function and arguments of its shapes; `changes` are to the network's config."""
     import jax
     import jax.numpy as jnp
 
@@ -64,18 +64,20 @@ def lower(case: Case, **changes: Any) -> Any:
     state: Any = jax.eval_shape(lambda: create_state(model, recipe, shape))
     if case.task == "predict":
         window = jax.ShapeDtypeStruct((case.batch, *shape), jnp.float32)
-        return jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0))).lower(state.variables, window)
+        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        return predict, (state.variables, window)
     image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)
     mask = jax.ShapeDtypeStruct(image.shape, jnp.uint8)
-    return train_step.lower(state, {"image": image, "mask": mask}, recipe, as_it_is)
+    return train_step, (state, {"image": image, "mask": mask}, recipe, as_it_is)
 
 
 def measure(case: Case) -> dict[str, float]:
     from rdunet_jax.start_up import prepare_jax
 
     prepare_jax()
+    program, arguments = program_of(case)
     started = time.perf_counter()
-    lowered = lower(case)
+    lowered = program.lower(*arguments)
     traced = time.perf_counter()
     lowered.compile()
     return {"trace": traced - started, "compile": time.perf_counter() - traced}
