@@ -256,24 +256,28 @@ def compile_times(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
 
 
 def memory(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
-    """Memory of a training step as XLA plans it with a GPU's convolutions, by batch, precision and rematerialisation.
+    """Memory of a training step as XLA plans it with a GPU's convolutions, and what rematerialisation keeps less.
 
-    An estimate from the compiled program, for choosing --batch-size, --dtype and --remat on a card; nothing is run.
+    Estimates, for choosing --batch-size, --dtype and --remat on a card; nothing is run.
     """
-    from experiments.benchmarks.memory import planned_bytes
+    from experiments.benchmarks.memory import kept_bytes, planned_bytes
     from rdunet_jax.start_up import prepare_jax
 
     prepare_jax()
-    with tempfile.TemporaryDirectory() as folder:
-        base = Case(
-            "train", folder, size=settings.size, widths=settings.widths, recurrent_width=settings.recurrent_width
-        )
-        rows = []
-        for batch, dtype, remat in itertools.product((1, 2), ("float32", "bfloat16"), (False, True)):
-            planned = planned_bytes(replace(base, batch=batch), dtype=dtype, remat=remat) / 2**20
-            rows.append({"batch": batch, "dtype": dtype, "remat": remat, "mib": round(planned)})
-            console.print(f"batch {batch}, {dtype}{', remat' if remat else ''}: {planned:.0f} MiB")
-    write_record(settings.output / f"memory-{settings.size}.json", {"machine": machine(), "planned": rows})
+    base = Case("train", "", size=settings.size, widths=settings.widths, recurrent_width=settings.recurrent_width)
+    rows = []
+    for batch, dtype in itertools.product((1, 2), ("float32", "bfloat16")):
+        case = replace(base, batch=batch)
+        found = {
+            "planned": planned_bytes(case, dtype=dtype),
+            "kept": kept_bytes(case, dtype=dtype),
+            "kept with remat": kept_bytes(case, dtype=dtype, remat=True),
+        }
+        mib = {name: round(size / 2**20) for name, size in found.items()}
+        rows.append({"batch": batch, "dtype": dtype, "mib": mib})
+        told = ", ".join(f"{name} {size} MiB" for name, size in mib.items())
+        console.print(f"batch {batch}, {dtype}: {told}")
+    write_record(settings.output / f"memory-{settings.size}.json", {"machine": machine(), "steps": rows})
 
 
 def growth(settings: OmitArgPrefixes[Settings] = _SMALL, against: tuple[Axis, ...] = AXES) -> None:
