@@ -72,6 +72,17 @@ class Settings:
     recurrent_width: int = 256
     """Features of each recurrent layer."""
 
+    def case(self, task: Literal["predict", "train", "patient"], folder: str) -> Case:
+        return Case(
+            task,
+            folder,
+            size=self.size,
+            batch=self.batch,
+            widths=self.widths,
+            recurrent_width=self.recurrent_width,
+            threads=self.threads,
+        )
+
 
 _SETTINGS = Settings()
 _SMALL = Settings(size=64, rounds=3, widths=(8, 16, 32), recurrent_width=32)
@@ -81,15 +92,7 @@ _SMALL = Settings(size=64, rounds=3, widths=(8, 16, 32), recurrent_width=32)
 def prepared(settings: Settings, task: Literal["predict", "train", "patient"]):
     """A case whose folder holds the weights."""
     with tempfile.TemporaryDirectory(prefix="rdunet-bench-") as folder:
-        case = Case(
-            task,
-            folder,
-            size=settings.size,
-            batch=settings.batch,
-            widths=settings.widths,
-            recurrent_width=settings.recurrent_width,
-            threads=settings.threads,
-        )
+        case = settings.case(task, folder)
         maker = Worker("weights", case)
         maker.end()
         if not (Path(folder) / "weights.npz").exists():
@@ -264,10 +267,9 @@ def memory(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     from rdunet_jax.start_up import prepare_jax
 
     prepare_jax()
-    base = Case("train", "", size=settings.size, widths=settings.widths, recurrent_width=settings.recurrent_width)
     rows = []
     for batch, dtype in itertools.product((1, 2), ("float32", "bfloat16")):
-        case = replace(base, batch=batch)
+        case = replace(settings.case("train", ""), batch=batch)
         found = {
             "planned": planned_bytes(case, dtype=dtype),
             "kept": kept_bytes(case, dtype=dtype),

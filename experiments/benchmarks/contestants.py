@@ -114,7 +114,7 @@ def ours(case: Case) -> Program:
     model, variables = create_model(config), jax.device_put(_flax_variables(case.weights(), config))
     images, masks = case.patches()
     if case.task == "predict":
-        predict = jax.jit(jax.vmap(network_predictor(model, _as_it_is), in_axes=(None, 0)))
+        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
         return lambda: np.asarray(predict(variables, images[..., 0]))[..., np.newaxis]
     if case.task == "patient":
         predictor = network_predictor(model, partial(normalise, intensity="keras"))
@@ -128,7 +128,7 @@ def ours(case: Case) -> Program:
 
     def step() -> np.ndarray:
         nonlocal state
-        state, metrics = jax.block_until_ready(train_step(state, batch, recipe, _as_it_is))
+        state, metrics = jax.block_until_ready(train_step(state, batch, recipe, as_it_is))
         return np.asarray(metrics["loss"])
 
     return step
@@ -264,7 +264,7 @@ def _flax_variables(weights: list[np.ndarray], config: Any) -> Any:
     return from_keras(layers, config)
 
 
-def _as_it_is(image: Any) -> Any:
+def as_it_is(image: Any) -> Any:
     return image
 
 

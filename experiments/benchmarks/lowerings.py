@@ -1,12 +1,11 @@
 """The lowerings of `rdunet_jax.convolution` at the shapes of the full network: seconds, alternating in one process.
 
-    python experiments/benchmarks/lowerings.py
+    python -m experiments.benchmarks.lowerings
 
 Shapes are those of the `keras` network at 256x256x8, batch 1. A row: median seconds of the convolution, and of both its
 gradients. `direct` and the gradients of `fold` take longest; how long the whole takes was not measured.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.benchmarks.race import take_turns
 from rdunet_jax.cli.display import print_table
 from rdunet_jax.convolution import Lowering, convolve
 
@@ -45,14 +45,8 @@ def main(settings: Settings) -> None:
             programs[f"{lowering} value"] = partial(jax.jit(run), x, kernel)
             transpose = jax.jit(lambda x, kernel, weight, run=run: jax.vjp(run, x, kernel)[1](weight))
             programs[f"{lowering} gradients"] = partial(transpose, x, kernel, weight)
-        seconds: dict[str, list[float]] = {name: [] for name in programs}
-        for _ in range(settings.rounds + 1):
-            for name, program in programs.items():
-                started = time.perf_counter()
-                jax.block_until_ready(program())
-                seconds[name].append(time.perf_counter() - started)
-        # The first round compiles.
-        rows.append((f"{side}, {channels} to {features}", *(f"{np.median(s[1:]):.2f}" for s in seconds.values())))
+        seconds = take_turns(programs, settings.rounds)
+        rows.append((f"{side}, {channels} to {features}", *(f"{np.median(s):.2f}" for s in seconds.values())))
     header = ("shape", *(f"{lowering} {what}" for lowering in lowerings for what in ("value", "gradients")))
     print_table(Console(width=120), "Seconds, 8 slices", header, rows)
 

@@ -6,8 +6,8 @@ Times the forward pass of the `keras` network with its normalisation and with no
 cores.
 """
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from unittest import mock
 
 import jax
@@ -16,6 +16,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from experiments.benchmarks.contestants import as_it_is
+from experiments.benchmarks.race import take_turns
 from rdunet_jax.inference import network_predictor
 from rdunet_jax.models import create_model
 from rdunet_jax.start_up import prepare_jax
@@ -35,18 +37,13 @@ def main(settings: Settings) -> None:
     image = jax.random.uniform(jax.random.key(1), shape)
 
     def compiled():
-        return jax.jit(jax.vmap(network_predictor(model, lambda window: window), in_axes=(None, 0)))
+        run = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        return run.lower(variables, image).compile()
 
-    programs = {"with": compiled(), "without": compiled()}
-    jax.block_until_ready(programs["with"](variables, image))
+    programs = {"with": partial(compiled(), variables, image)}
     with mock.patch("rdunet_jax.models.make_norm", lambda config, train: lambda name: lambda y: y):
-        jax.block_until_ready(programs["without"](variables, image))
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(settings.rounds):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program(variables, image))
-            seconds[name].append(time.perf_counter() - started)
+        programs["without"] = partial(compiled(), variables, image)
+    seconds = take_turns(programs, settings.rounds)
     medians = {name: float(np.median(each)) for name, each in seconds.items()}
     console = Console()
     for name, each in seconds.items():

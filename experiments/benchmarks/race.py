@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -156,6 +157,21 @@ def race(
         for worker in workers:
             worker.end()
     return {worker.name: worker.result for worker in workers}
+
+
+def take_turns(programs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of JAX programs that share this process: `rounds` of each, in turn, after one run that does not count."""
+    import jax
+
+    for program in programs.values():
+        jax.block_until_ready(program())
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(program())
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def machine() -> dict[str, str | int | None]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.contestants import Case
+from experiments.benchmarks.contestants import Case, as_it_is
 from experiments.benchmarks.race import ROOT
 
 
@@ -54,9 +54,6 @@ def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
     from rdunet_jax.inference import network_predictor
     from rdunet_jax.models import create_model, model_config
     from rdunet_jax.training import create_state, train_step
-
-    def as_it_is(image: Any) -> Any:
-        return image
 
     config = model_config("keras", **case.network(), **changes)
     model, shape = create_model(config), (case.depth, case.size, case.size)
