@@ -27,7 +27,7 @@ from rdunet_jax.cli.evaluate import evaluate_network
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, TrainConfig
-from rdunet_jax.models import model_config
+from rdunet_jax.networks.models import model_config
 from rdunet_jax.start_up import prepare_jax
 
 LOSSES = ("bce", "dice", "tversky", "focal", "iou", "bce+0.5*dice")

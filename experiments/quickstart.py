@@ -19,7 +19,7 @@ from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference import SlidingWindow, network_predictor
 from rdunet_jax.metrics import score_slices, summarise
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.models import create_model
 from rdunet_jax.training import create_state, fit
 
 

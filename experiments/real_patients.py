@@ -42,7 +42,7 @@ from rdunet_jax.cli.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
-from rdunet_jax.models import model_config
+from rdunet_jax.networks.models import model_config
 from rdunet_jax.protocols import Protocol
 from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 

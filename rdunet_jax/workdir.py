@@ -13,7 +13,7 @@ from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.files import write_whole
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.models import create_model
 from rdunet_jax.training import create_state
 
 

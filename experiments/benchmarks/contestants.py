@@ -105,7 +105,7 @@ def ours(case: Case) -> Program:
     from data_pipeline.intensity import normalise
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference import SlidingWindow, network_predictor
-    from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.start_up import order_for_memory
     from rdunet_jax.training import create_state, train_step
 
@@ -230,8 +230,8 @@ def write_weights(case: Case) -> None:
     """Random weights of a trained network's size, as the Keras network lists them: nothing vanishes or saturates."""
     import jax
 
-    from rdunet_jax.keras_weights import to_keras
-    from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.networks.keras_weights import to_keras
+    from rdunet_jax.networks.models import create_model, model_config
 
     config = model_config("keras", **case.network())
     x = jax.ShapeDtypeStruct((1, 1, case.size, case.size, 1), np.float32)
@@ -252,8 +252,8 @@ def write_weights(case: Case) -> None:
 
 
 def _flax_variables(weights: list[np.ndarray], config: Any) -> Any:
-    from rdunet_jax.keras_files import KerasLayer
-    from rdunet_jax.keras_weights import from_keras, network_layers
+    from rdunet_jax.networks.keras_files import KerasLayer
+    from rdunet_jax.networks.keras_weights import from_keras, network_layers
 
     tensors = iter(weights)
     counts = {"conv3d": 2, "conv_lstm2d": 3, "conv2d_transpose": 2, "batch_normalization": 4}

@@ -42,7 +42,7 @@ def train(settings: Settings, count: int) -> dict[str, object]:
     import jax
 
     from rdunet_jax.config import RECIPES
-    from rdunet_jax.models import create_model, model_config
+    from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.parallel import make_mesh, replicate, split_batch
     from rdunet_jax.training import create_state, train_step
 

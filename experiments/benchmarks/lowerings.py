@@ -1,4 +1,4 @@
-"""The lowerings of `rdunet_jax.convolution` at the shapes of the full network: seconds, alternating in one process.
+"""The lowerings of `rdunet_jax.networks.convolution` at the shapes of the full network: seconds, alternating in one process.
 
     python -m experiments.benchmarks.lowerings
 
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from experiments.benchmarks.race import take_turns
 from rdunet_jax.cli.display import print_table
-from rdunet_jax.convolution import Lowering, convolve
+from rdunet_jax.networks.convolution import Lowering, convolve
 
 SHAPES = ((256, 33, 32), (256, 64, 64), (128, 64, 64), (128, 128, 128), (64, 128, 128), (64, 353, 256))
 """Side of the plane, channels, features."""

@@ -5,8 +5,8 @@ from unittest import mock
 
 from experiments.benchmarks.contestants import Case
 from experiments.benchmarks.startup import program_of
-from rdunet_jax.model_table import summarize
-from rdunet_jax.models import model_config
+from rdunet_jax.networks.models import model_config
+from rdunet_jax.networks.summary import summarize
 
 
 def planned_bytes(case: Case, **changes: Any) -> int:

@@ -19,7 +19,7 @@ from rich.console import Console
 from experiments.benchmarks.contestants import as_it_is
 from experiments.benchmarks.race import take_turns
 from rdunet_jax.inference import network_predictor
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.models import create_model
 from rdunet_jax.start_up import prepare_jax
 
 
@@ -41,7 +41,7 @@ def main(settings: Settings) -> None:
         return run.lower(variables, image).compile()
 
     programs = {"with": partial(compiled(), variables, image)}
-    with mock.patch("rdunet_jax.models.make_norm", lambda config, train: lambda name: lambda y: y):
+    with mock.patch("rdunet_jax.networks.models.make_norm", lambda config, train: lambda name: lambda y: y):
         programs["without"] = partial(compiled(), variables, image)
     seconds = take_turns(programs, settings.rounds)
     medians = {name: float(np.median(each)) for name, each in seconds.items()}

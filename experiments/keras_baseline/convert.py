@@ -3,7 +3,7 @@
     KERAS_BACKEND=jax python -m experiments.keras_baseline.convert --workdir runs/keras --output network.keras
 
 `keras.models.load_model` finds Keras 2's hard sigmoid once `experiments.keras_baseline.network` is imported.
-Weights alone need no Keras: `rdunet_jax.keras_files.write_keras_file`.
+Weights alone need no Keras: `rdunet_jax.networks.keras_files.write_keras_file`.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import tyro
 
 from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.keras_weights import Variables, to_keras
+from rdunet_jax.networks.keras_weights import Variables, to_keras
 from rdunet_jax.workdir import load_trained
 
 

@@ -15,7 +15,7 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.segment import segment_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import InferenceConfig, TrainConfig
-from rdunet_jax.models import model_config
+from rdunet_jax.networks.models import model_config
 from rdunet_jax.progress import progress_bar
 
 PATIENTS = 56

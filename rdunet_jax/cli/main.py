@@ -251,7 +251,7 @@ def import_weights(
         intensity: Gray conversion that the weights were trained on.
         image_size: Rows and columns of the slices that they were trained on, in pixels.
     """
-    from rdunet_jax.keras_weights import import_weights as import_file
+    from rdunet_jax.networks.keras_weights import import_weights as import_file
     from rdunet_jax.workdir import RunConfig
 
     run = RunConfig(_named(model), TrainConfig(), inference, intensity, image_size)
@@ -285,7 +285,7 @@ def demo(output: Path = Path("demo"), seed: int = 0) -> None:
 
 
 def _named(name: str, **overrides: object) -> ModelConfig:
-    from rdunet_jax.models import model_config
+    from rdunet_jax.networks.models import model_config
 
     try:
         return model_config(name, **overrides)

@@ -18,7 +18,7 @@ from data_pipeline.intensity import normalise
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.cli import main as cli
 from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig
-from rdunet_jax.models import MODELS, create_model, model_config
+from rdunet_jax.networks.models import MODELS, create_model, model_config
 from rdunet_jax.training import create_state, train_step
 from rdunet_jax.workdir import RunConfig
 

@@ -16,7 +16,7 @@ from rdunet_jax.cli.evaluate import evaluate_network
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.inference import Predictor, SlidingWindow
-from rdunet_jax.models import create_model, model_config
+from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.training import create_state
 from rdunet_jax.workdir import RunConfig
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rdunet_jax.inference import SlidingWindow, network_predictor
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.models import create_model
 
 
 def naive_mean(predict: Callable[[np.ndarray], np.ndarray], volume: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_the_mean_equals_a_naive_loop(depth: int, network) -> None:
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, sys
 from rdunet_jax.inference import SlidingWindow, network_predictor
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.models import create_model
 model = create_model("tiny")
 variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 1)))
 volume = np.random.default_rng(0).random((21, 16, 16), np.float32)

@@ -11,10 +11,10 @@ import optax
 import pytest
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.convolution import Conv3D
 from rdunet_jax.inference import network_predictor
-from rdunet_jax.model_table import summarize
-from rdunet_jax.models import MODELS, create_model, model_config
+from rdunet_jax.networks.convolution import Conv3D
+from rdunet_jax.networks.models import MODELS, create_model, model_config
+from rdunet_jax.networks.summary import summarize
 
 SMALL_UNET = {"widths": (4, 4), "recurrent_width": 4, "recurrent_layers": 1}
 SMALL_LUNGNET = {"widths": (4, 4), "dilations": (1, 3)}

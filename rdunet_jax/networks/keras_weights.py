@@ -19,8 +19,8 @@ import numpy as np
 from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.keras_files import KerasLayer, read_keras_file
-from rdunet_jax.models import create_model
+from rdunet_jax.networks.keras_files import KerasLayer, read_keras_file
+from rdunet_jax.networks.models import create_model
 from rdunet_jax.training import create_state
 from rdunet_jax.workdir import RunConfig
 

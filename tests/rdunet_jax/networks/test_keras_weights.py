@@ -13,9 +13,9 @@ import pytest
 
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.keras_files import read_keras_file, write_keras_file
-from rdunet_jax.keras_weights import from_keras, import_weights, load_keras_weights, to_keras
-from rdunet_jax.models import create_model, model_config
+from rdunet_jax.networks.keras_files import read_keras_file, write_keras_file
+from rdunet_jax.networks.keras_weights import from_keras, import_weights, load_keras_weights, to_keras
+from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.workdir import RunConfig, load_trained
 
 SIZES = {"widths": (2, 3), "recurrent_width": 4, "recurrent_layers": 2}
@@ -194,7 +194,5 @@ def test_imported_weights_are_a_run_to_use(tmp_path):
 
 
 def test_reading_imports_no_keras():
-    script = (
-        "import sys, rdunet_jax.keras_weights; assert 'keras' not in sys.modules and 'tensorflow' not in sys.modules"
-    )
+    script = "import sys, rdunet_jax.networks.keras_weights; assert 'keras' not in sys.modules and 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)

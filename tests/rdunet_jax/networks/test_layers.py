@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdunet_jax.convlstm import ConvLSTM
-from rdunet_jax.layers import (
+from rdunet_jax.networks.convlstm import ConvLSTM
+from rdunet_jax.networks.layers import (
     ChannelDropout,
     MaxPool,
     NearestUpsample,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.models import MODELS, create_model
+from rdunet_jax.networks.models import MODELS, create_model
 
 
 @dataclass(frozen=True)

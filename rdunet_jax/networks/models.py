@@ -22,11 +22,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdunet_jax.baselines import LungNet
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
-from rdunet_jax.convolution import Conv3D
-from rdunet_jax.layers import (
+from rdunet_jax.networks.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
+from rdunet_jax.networks.convolution import Conv3D
+from rdunet_jax.networks.layers import (
     ChannelDropout,
     MaxPool,
     ModuleDef,
@@ -36,6 +35,7 @@ from rdunet_jax.layers import (
     TransposedUpsample,
     make_norm,
 )
+from rdunet_jax.networks.lungnet import LungNet
 
 # The public Keras code's network; every field's default is its value.
 KERAS = ModelConfig("keras")

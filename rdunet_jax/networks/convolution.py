@@ -3,7 +3,7 @@
 GPUs and TPUs have a native 3-D convolution and get it unchanged (`direct`). XLA on CPU runs it in a generic loop, so
 there a convolution is one of
 
-- `winograd`: a sixth of the arithmetic, as matrix products (see `rdunet_jax.winograd`), for 3x3 and 3x3x3 kernels,
+- `winograd`: a sixth of the arithmetic, as matrix products (see `rdunet_jax.networks.winograd`), for 3x3 and 3x3x3 kernels,
   float32 and at least `WINOGRAD_CHANNELS` channels in and out;
 - `fold`: each depth tap becomes one 2-D convolution over all slices, and the results are shifted by the tap's offset
   and summed. XLA on CPU runs a 2-D convolution as a blocked matrix product, but its gradients naively.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rdunet_jax.winograd import convolve_winograd
+from rdunet_jax.networks.winograd import convolve_winograd
 
 Lowering = Literal["direct", "fold", "winograd"]
 Dtype = jnp.dtype | type | str

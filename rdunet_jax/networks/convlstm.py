@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdunet_jax.convolution import Dtype, Lowering, add_bias, convolve_2d, default_lowering, kernel_init
+from rdunet_jax.networks.convolution import Dtype, Lowering, add_bias, convolve_2d, default_lowering, kernel_init
 
 GateFn = Callable[[Array], Array]
 

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.convolution import ConvWeights, Dtype, add_bias, bias_init, convolve, kernel_init
+from rdunet_jax.networks.convolution import ConvWeights, Dtype, add_bias, bias_init, convolve, kernel_init
 
 ModuleDef = Callable[..., nn.Module]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.convolution import Conv3D
-from rdunet_jax.layers import ChannelDropout, ModuleDef, make_norm
+from rdunet_jax.networks.convolution import Conv3D
+from rdunet_jax.networks.layers import ChannelDropout, ModuleDef, make_norm
 
 
 class LungNet(nn.Module):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdunet_jax.convolution import convolve, convolve_2d, default_lowering
-from rdunet_jax.winograd import convolve_winograd
+from rdunet_jax.networks.convolution import convolve, convolve_2d, default_lowering
+from rdunet_jax.networks.winograd import convolve_winograd
 
 
 def windows(x: np.ndarray, kernel: np.ndarray):

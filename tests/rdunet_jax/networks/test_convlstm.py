@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.keras_baseline.network import keras2_hard_sigmoid
-from rdunet_jax import convlstm
-from rdunet_jax.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
+from rdunet_jax.networks import convlstm
+from rdunet_jax.networks.convlstm import Bidirectional, ConvGRU, ConvLSTM, hard_sigmoid
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 6, 7, 3))
 

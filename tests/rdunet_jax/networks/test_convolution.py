@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdunet_jax.convolution import Conv3D, convolve, kernel_init
+from rdunet_jax.networks.convolution import Conv3D, convolve, kernel_init
 
 # Sums of up to 27 * 5 products of standard normals, in another order than the oracle's: about 1e-6 of their size of 10.
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}
