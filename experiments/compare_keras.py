@@ -52,7 +52,7 @@ from rdunet_jax.config import RECIPES
 from rdunet_jax.networks.keras_weights import import_weights
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
-from rdunet_jax.training import create_state
+from rdunet_jax.training.loop import create_state
 from rdunet_jax.workdir import RunConfig, load_trained
 
 EXACT_STEPS = 50

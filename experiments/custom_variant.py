@@ -18,7 +18,7 @@ from rdunet_jax.inference import SlidingWindow, network_predictor
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.networks.convolution import Conv3D
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.training import create_state, fit
+from rdunet_jax.training.loop import create_state, fit
 
 
 class DepthAttention(nn.Module):

@@ -26,7 +26,7 @@ from rdunet_jax.cli.prediction import ct_mask, sliding_window
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.postprocessing import dilate
 from rdunet_jax.start_up import prepare_jax
-from rdunet_jax.training import create_state
+from rdunet_jax.training.loop import create_state
 from rdunet_jax.workdir import load_trained
 
 THRESHOLDS_HU = range(-900, 301, 20)

@@ -2,7 +2,7 @@
 
     python experiments/table5_losses.py --output build/paper --data-dir data     # or --smoke
 
-Tversky at five alphas (the weight of false positives, see `rdunet_jax.losses`; 0.5 is Dice), focal, IoU, and BCE, which
+Tversky at five alphas (the weight of false positives, see `rdunet_jax.training.losses`; 0.5 is Dice), focal, IoU, and BCE, which
 is the proposed network of the other tables and trained once. 256x256, at most 30 epochs each. In the paper BCE has the
 best Dice, and with a rising alpha false positive slices tend to fall from 786 to 243 and false negative ones to rise
 from 221 to 396. How long that takes on a GPU was not measured. --smoke takes some 11 minutes on 2 cores.

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.files import write_whole
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.training import create_state
+from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.loop import create_state
 
 
 @dataclass(frozen=True)

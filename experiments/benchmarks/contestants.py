@@ -107,7 +107,7 @@ def ours(case: Case) -> Program:
     from rdunet_jax.inference import SlidingWindow, network_predictor
     from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.start_up import order_for_memory
-    from rdunet_jax.training import create_state, train_step
+    from rdunet_jax.training.loop import create_state, train_step
 
     order_for_memory()
     config = model_config("keras", dropout=0.0, **case.network())
@@ -140,7 +140,7 @@ def augmentation(case: Case) -> Program:
 
     import jax
 
-    from rdunet_jax.augmentation import augment
+    from rdunet_jax.training.augmentation import augment
 
     images, masks = case.patches()
     keys = iter(jax.random.split(jax.random.key(0), 1000))

@@ -21,7 +21,7 @@ from rdunet_jax.manifest import recorded_session
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.parallel import is_first
-from rdunet_jax.training import TrainState, create_state, fit
+from rdunet_jax.training.loop import TrainState, create_state, fit
 from rdunet_jax.workdir import RunConfig
 
 OnProgress = Callable[[int, int], None]

@@ -14,13 +14,13 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.cli.evaluate import evaluate_network
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.stored import Shard, StoredProbabilities, store_probabilities
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
-from rdunet_jax.training import create_state
+from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.loop import create_state
 from rdunet_jax.workdir import RunConfig, load_trained
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
-from rdunet_jax.losses import binary_cross_entropy
 from rdunet_jax.networks.keras_files import KerasLayer
 from rdunet_jax.networks.keras_weights import from_keras, to_keras
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.training.losses import binary_cross_entropy
 
 SMALL = {"widths": (2, 3), "recurrent_width": 4, "recurrent_layers": 2}
 

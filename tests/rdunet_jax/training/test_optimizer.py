@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from rdunet_jax.config import TrainConfig
-from rdunet_jax.optimizer import make_optimizer
+from rdunet_jax.training.optimizer import make_optimizer
 
 GRADIENTS = np.logspace(-9, 0, 10, dtype=np.float32) * np.array([1, -1] * 5, np.float32)
 STEPS = 20

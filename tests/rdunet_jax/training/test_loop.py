@@ -16,12 +16,12 @@ import numpy as np
 import optax
 import pytest
 
-from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.optimizer import make_optimizer, plateau_decay, stops_early
-from rdunet_jax.training import create_state, fit, train_step
+from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.interruption import Stopped, StopRequest
+from rdunet_jax.training.loop import create_state, fit, train_step
+from rdunet_jax.training.optimizer import make_optimizer, plateau_decay, stops_early
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

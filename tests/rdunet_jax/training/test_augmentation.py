@@ -10,7 +10,8 @@ import scipy.ndimage
 import scipy.stats
 import skimage.transform
 
-from rdunet_jax.augmentation import (
+from rdunet_jax.config import AugmentConfig
+from rdunet_jax.training.augmentation import (
     AUGMENTATIONS,
     DEFAULTS,
     KERAS,
@@ -24,7 +25,6 @@ from rdunet_jax.augmentation import (
     median_blur,
     rotate,
 )
-from rdunet_jax.config import AugmentConfig
 
 ALWAYS = AugmentConfig(chance=1.0)
 PAPER = tuple(name for name in AUGMENTATIONS if name != "keras")

@@ -17,16 +17,16 @@ from flax.training import train_state
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree, Shaped, UInt8, UInt32
 
-from rdunet_jax.augmentation import augment
-from rdunet_jax.checkpointing import Checkpoints
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.history import History, StepRow
-from rdunet_jax.interruption import Stopped, StopRequest
-from rdunet_jax.losses import make_loss
-from rdunet_jax.optimizer import make_optimizer, plateau_decay, stops_early
 from rdunet_jax.parallel import BATCH_AXIS, any_process, is_first, local, make_mesh, replicate, split_batch
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.training.augmentation import augment
+from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.history import History, StepRow
+from rdunet_jax.training.interruption import Stopped, StopRequest
+from rdunet_jax.training.losses import make_loss
+from rdunet_jax.training.optimizer import make_optimizer, plateau_decay, stops_early
 
 Batch = dict[str, Shaped[Any, "batch depth height width 1"]]
 Normalise = Callable[[Array], Array]
