@@ -104,7 +104,7 @@ def ours(case: Case) -> Program:
 
     from data_pipeline.intensity import normalise
     from rdunet_jax.config import TrainConfig
-    from rdunet_jax.inference import SlidingWindow, network_predictor
+    from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
     from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.start_up import order_for_memory
     from rdunet_jax.training.loop import create_state, train_step

@@ -51,7 +51,7 @@ def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
     import jax.numpy as jnp
 
     from rdunet_jax.config import TrainConfig
-    from rdunet_jax.inference import network_predictor
+    from rdunet_jax.inference.sliding_window import network_predictor
     from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.training.loop import create_state, train_step
 

@@ -17,9 +17,9 @@ from data_pipeline.loading import Dataset, PatientExample
 from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of
 from rdunet_jax.cli.stored import store_probabilities
+from rdunet_jax.inference.postprocessing import Kernel, Threshold
 from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
-from rdunet_jax.postprocessing import Kernel, Threshold
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.protocols import (
     PatientScores,

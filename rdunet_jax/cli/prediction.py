@@ -13,8 +13,8 @@ from data_pipeline.intensity import normalise
 from data_pipeline.loading import PatientExample
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.inference import SlidingWindow, network_predictor
-from rdunet_jax.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas
+from rdunet_jax.inference.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas
+from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.workdir import TrainedNetwork
 
 

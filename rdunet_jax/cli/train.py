@@ -16,7 +16,7 @@ from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
 from rdunet_jax.cli.prediction import ct_mask, predict_patients
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
-from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.manifest import recorded_session
 from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.networks.models import create_model

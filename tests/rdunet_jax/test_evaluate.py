@@ -14,7 +14,7 @@ from rdunet_jax.cli import stored
 from rdunet_jax.cli.evaluate import evaluate_network
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import InferenceConfig, TrainConfig
-from rdunet_jax.inference import Predictor, SlidingWindow
+from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state

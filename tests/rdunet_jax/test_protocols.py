@@ -8,8 +8,8 @@ import pytest
 import surface_distance
 from scipy import ndimage, stats
 
+from rdunet_jax.inference.postprocessing import histogram_threshold, postprocess
 from rdunet_jax.lesions import score_lesions
-from rdunet_jax.postprocessing import histogram_threshold, postprocess
 from rdunet_jax.protocols import score_patient, score_protocol, summarise_protocol
 from rdunet_jax.statistics import compare, mean_interval
 from rdunet_jax.surface import surface_distances

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.inference import network_predictor
+from rdunet_jax.inference.sliding_window import network_predictor
 from rdunet_jax.networks.convolution import Conv3D
 from rdunet_jax.networks.models import MODELS, create_model, model_config
 from rdunet_jax.networks.summary import summarize

@@ -5,7 +5,13 @@ import pytest
 from scipy import ndimage
 
 from data_pipeline.grid import from_network_grid, place_on_canvas
-from rdunet_jax.postprocessing import Canvas, _postprocess_block, disk_kernel, postprocess, postprocess_on_canvas
+from rdunet_jax.inference.postprocessing import (
+    Canvas,
+    _postprocess_block,
+    disk_kernel,
+    postprocess,
+    postprocess_on_canvas,
+)
 
 
 @pytest.mark.parametrize("diameter", [1, 3, 5, 7])

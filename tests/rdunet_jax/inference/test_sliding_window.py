@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
 
 
@@ -48,7 +48,7 @@ def test_the_mean_equals_a_naive_loop(depth: int, network) -> None:
 
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, sys
-from rdunet_jax.inference import SlidingWindow, network_predictor
+from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
 model = create_model("tiny")
 variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 1)))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from rdunet_jax.inference import SlidingWindow
-from rdunet_jax.postprocessing import postprocess
+from rdunet_jax.inference.postprocessing import postprocess
+from rdunet_jax.inference.sliding_window import SlidingWindow
 
 
 def slices(count: int) -> Iterator[np.ndarray]:
