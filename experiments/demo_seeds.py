@@ -24,7 +24,7 @@ from rdunet_jax.cli.demo import run_demo
 from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_mask, sliding_window
 from rdunet_jax.inference.postprocessing import dilate
-from rdunet_jax.metrics import score_slices, summarise
+from rdunet_jax.scoring.slices import score_slices, summarise
 from rdunet_jax.start_up import prepare_jax
 from rdunet_jax.training.loop import create_state
 from rdunet_jax.workdir import load_trained

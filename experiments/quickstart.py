@@ -18,8 +18,8 @@ from data_pipeline.prepare import prepare_dataset
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
-from rdunet_jax.metrics import score_slices, summarise
 from rdunet_jax.networks.models import create_model
+from rdunet_jax.scoring.slices import score_slices, summarise
 from rdunet_jax.training.loop import create_state, fit
 
 

@@ -43,7 +43,7 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.protocols import Protocol
+from rdunet_jax.scoring.protocols import Protocol
 from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float32, Shaped
 from PIL import Image
 
 from rdunet_jax.files import write_whole
-from rdunet_jax.metrics import score_slices
+from rdunet_jax.scoring.slices import score_slices
 
 SIDES: tuple[int, ...] = (384, 256, 192, 128)
 MAX_BYTES = 14_500_000

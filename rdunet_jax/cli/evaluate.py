@@ -18,10 +18,10 @@ from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of
 from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, Threshold
-from rdunet_jax.metrics import SliceScores, score_slices, summarise
 from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.protocols import (
+from rdunet_jax.scoring.intervals import mean_interval
+from rdunet_jax.scoring.protocols import (
     PatientScores,
     Protocol,
     ProtocolScores,
@@ -30,7 +30,7 @@ from rdunet_jax.protocols import (
     score_protocol,
     summarise_protocol,
 )
-from rdunet_jax.statistics import mean_interval
+from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workdir import load_trained
 
 

@@ -9,10 +9,10 @@ import surface_distance
 from scipy import ndimage, stats
 
 from rdunet_jax.inference.postprocessing import histogram_threshold, postprocess
-from rdunet_jax.lesions import score_lesions
-from rdunet_jax.protocols import score_patient, score_protocol, summarise_protocol
-from rdunet_jax.statistics import compare, mean_interval
-from rdunet_jax.surface import surface_distances
+from rdunet_jax.scoring.intervals import compare, mean_interval
+from rdunet_jax.scoring.lesions import score_lesions
+from rdunet_jax.scoring.protocols import score_patient, score_protocol, summarise_protocol
+from rdunet_jax.scoring.surface import surface_distances
 
 SPACING = (3.0, 0.9, 1.1)
 

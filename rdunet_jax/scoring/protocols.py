@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from rdunet_jax.lesions import LesionScores, score_lesions
-from rdunet_jax.metrics import SliceScores, score_slices, summarise
-from rdunet_jax.surface import SurfaceDistances, surface_distances
+from rdunet_jax.scoring.lesions import LesionScores, score_lesions
+from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
+from rdunet_jax.scoring.surface import SurfaceDistances, surface_distances
 
 Protocol = Literal["paper", "keras"]
 Mask = Bool[np.ndarray, "depth height width"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rdunet_jax.metrics import score_slices, summarise
+from rdunet_jax.scoring.slices import score_slices, summarise
 
 
 def test_against_sets_of_pixels() -> None:
