@@ -51,9 +51,9 @@ from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES
 from rdunet_jax.networks.keras_weights import import_weights
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 from rdunet_jax.training.loop import create_state
-from rdunet_jax.workdir import RunConfig, load_trained
 
 EXACT_STEPS = 50
 """As far as Keras is trained in double precision too."""

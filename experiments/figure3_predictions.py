@@ -29,8 +29,8 @@ from experiments.paper import TABLE_3, TABLE_4, Picture
 from experiments.paper_runs import Experiments, make_alone, run_script
 from rdunet_jax.cli.prediction import ct_mask
 from rdunet_jax.cli.stored import StoredProbabilities
+from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices
-from rdunet_jax.workdir import load_trained
 
 PATIENTS = 4
 NETWORKS = [*(name for name in TABLE_3 if name not in TABLE_4), *TABLE_4]

@@ -29,9 +29,9 @@ from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.protocols import Protocol, Summary
 from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
-from rdunet_jax.workdir import RunConfig
 
 T = TypeVar("T")
 PAPER = RECIPES["paper"]

@@ -29,7 +29,7 @@ from experiments import (
 from experiments.paper import Result
 from experiments.paper_runs import RUNS, SMOKE, Experiments, run_script
 from rdunet_jax.files import write_whole
-from rdunet_jax.manifest import environment
+from rdunet_jax.runs.manifest import environment
 
 STAGES: tuple[ModuleType, ...] = (
     table2_dataset,

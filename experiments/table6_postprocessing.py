@@ -30,8 +30,8 @@ from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.postprocessing import Kernel
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.protocols import Protocol, ProtocolScores, Summary, score_protocol, summarise_protocol
-from rdunet_jax.workdir import load_trained
 
 SETTINGS: dict[str, tuple[float, int]] = {
     "0.5": (0.5, 7),

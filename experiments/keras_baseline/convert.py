@@ -14,7 +14,7 @@ import tyro
 from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.networks.keras_weights import Variables, to_keras
-from rdunet_jax.workdir import load_trained
+from rdunet_jax.runs.workdir import load_trained
 
 
 def keras_model(config: ModelConfig, size: int, variables: Variables) -> keras.Model:

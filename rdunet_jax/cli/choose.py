@@ -17,8 +17,8 @@ from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, histogram_threshold, postprocess
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
-from rdunet_jax.workdir import load_trained
 
 THRESHOLDS: tuple[float | str, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, "histogram")
 DILATIONS: tuple[tuple[Kernel, int], ...] = (("disk", 1), *product(("disk", "square"), (3, 5, 7, 9)))

@@ -20,6 +20,7 @@ from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, Threshold
 from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.intervals import mean_interval
 from rdunet_jax.scoring.protocols import (
     PatientScores,
@@ -31,7 +32,6 @@ from rdunet_jax.scoring.protocols import (
     summarise_protocol,
 )
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
-from rdunet_jax.workdir import load_trained
 
 
 def evaluation_folder(workdir: Path, split: str, protocol: Protocol) -> Path:

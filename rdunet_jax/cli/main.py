@@ -252,7 +252,7 @@ def import_weights(
         image_size: Rows and columns of the slices that they were trained on, in pixels.
     """
     from rdunet_jax.networks.keras_weights import import_weights as import_file
-    from rdunet_jax.workdir import RunConfig
+    from rdunet_jax.runs.workdir import RunConfig
 
     run = RunConfig(_named(model), TrainConfig(), inference, intensity, image_size)
     run = import_file(file, workdir, run)

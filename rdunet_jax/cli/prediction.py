@@ -15,7 +15,7 @@ from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.inference.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
-from rdunet_jax.workdir import TrainedNetwork
+from rdunet_jax.runs.workdir import TrainedNetwork
 
 
 def sliding_window(network: TrainedNetwork) -> SlidingWindow:

@@ -19,7 +19,7 @@ from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.workdir import TrainedNetwork, load_trained
+from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 
 Format = Literal["nifti", "seg", "rtstruct"]
 FILES: dict[Format, str] = {"nifti": "mask.nii.gz", "seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}

@@ -16,7 +16,7 @@ from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset, PatientExample
 from rdunet_jax.cli.prediction import predict_patients, sliding_window
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.workdir import TrainedNetwork, load_trained
+from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 
 
 @dataclass(frozen=True)

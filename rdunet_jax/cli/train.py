@@ -17,12 +17,12 @@ from data_pipeline.loading import Dataset
 from rdunet_jax.cli.prediction import ct_mask, predict_patients
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
-from rdunet_jax.manifest import recorded_session
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.parallel import is_first
+from rdunet_jax.runs.manifest import recorded_session
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.slices import score_slices, summarise
 from rdunet_jax.training.loop import TrainState, create_state, fit
-from rdunet_jax.workdir import RunConfig
 
 OnProgress = Callable[[int, int], None]
 

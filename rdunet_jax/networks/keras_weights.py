@@ -20,9 +20,9 @@ from rdunet_jax.config import ModelConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_files import KerasLayer, read_keras_file
 from rdunet_jax.networks.models import create_model
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state
-from rdunet_jax.workdir import RunConfig
 
 Variables = dict[str, Any]
 

@@ -14,7 +14,7 @@ from experiments.compare_keras import distance, largest_difference, score_both, 
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import RECIPES, InferenceConfig
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.workdir import RunConfig
+from rdunet_jax.runs.workdir import RunConfig
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)

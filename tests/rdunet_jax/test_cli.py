@@ -18,9 +18,9 @@ from data_pipeline.intensity import normalise
 from rdunet_jax.cli import main as cli
 from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import MODELS, create_model, model_config
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state, train_step
-from rdunet_jax.workdir import RunConfig
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1")

@@ -16,9 +16,9 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state
-from rdunet_jax.workdir import RunConfig
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)

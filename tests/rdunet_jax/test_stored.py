@@ -19,9 +19,9 @@ from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.stored import Shard, StoredProbabilities, store_probabilities
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state
-from rdunet_jax.workdir import RunConfig, load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 DUMMY = ROOT / "data_pipeline" / "nsclc_radiomics" / "dummy_data"

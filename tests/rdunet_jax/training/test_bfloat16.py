@@ -13,8 +13,8 @@ from rdunet_jax.cli.prediction import ct_mask, sliding_window
 from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.cli.train import train_network
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.workdir import TrainedNetwork, load_trained
 
 QUIET = Console(quiet=True)
 

@@ -8,7 +8,7 @@ import pytest
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.workdir import RunConfig, load_trained
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 
 RUN = RunConfig(model_config("tiny"), TrainConfig(), InferenceConfig(), "keras", 64)
 
