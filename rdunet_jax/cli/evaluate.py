@@ -18,7 +18,7 @@ from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of
 from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, Threshold
-from rdunet_jax.page import PagePatient, write_page
+from rdunet_jax.page.write import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.intervals import mean_interval

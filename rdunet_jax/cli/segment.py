@@ -17,7 +17,7 @@ from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contour
 from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, sliding_window
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
-from rdunet_jax.page import PagePatient, write_page
+from rdunet_jax.page.write import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 
