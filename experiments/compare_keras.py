@@ -42,18 +42,18 @@ from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom import write_phantoms
 from experiments.keras_baseline.convert import keras_model
-from rdunet_jax.cli.demo import DATASET, INFERENCE, SLICES
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.evaluate import evaluate_network
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.stored import store_probabilities
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES
 from rdunet_jax.networks.keras_weights import import_weights
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
-from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
 from rdunet_jax.training.loop import create_state
+from rdunet_jax.workflows.demo import DATASET, INFERENCE, SLICES
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.stored_probabilities import store_probabilities
+from rdunet_jax.workflows.train import train_network
 
 EXACT_STEPS = 50
 """As far as Keras is trained in double precision too."""

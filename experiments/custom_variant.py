@@ -12,13 +12,13 @@ import tyro
 
 from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
-from rdunet_jax.cli.prediction import ct_mask
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.convolution import Conv3D
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.scoring.slices import score_slices, summarise
 from rdunet_jax.training.loop import create_state, fit
+from rdunet_jax.workflows.prediction import ct_mask
 
 
 class DepthAttention(nn.Module):

@@ -20,14 +20,14 @@ from rich.console import Console
 
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
-from rdunet_jax.cli.demo import run_demo
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.prediction import ct_mask, sliding_window
 from rdunet_jax.inference.postprocessing import dilate
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.start_up import prepare_jax
 from rdunet_jax.training.loop import create_state
+from rdunet_jax.workflows.demo import run_demo
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.prediction import ct_mask, sliding_window
+from rdunet_jax.workflows.start_up import prepare_jax
 
 THRESHOLDS_HU = range(-900, 301, 20)
 DILATIONS = (1, 3, 5, 7)

@@ -27,10 +27,10 @@ from experiments.figure2_data import (
 )
 from experiments.paper import TABLE_3, TABLE_4, Picture
 from experiments.paper_runs import Experiments, make_alone, run_script
-from rdunet_jax.cli.prediction import ct_mask
-from rdunet_jax.cli.stored import StoredProbabilities
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices
+from rdunet_jax.workflows.prediction import ct_mask
+from rdunet_jax.workflows.stored_probabilities import StoredProbabilities
 
 PATIENTS = 4
 NETWORKS = [*(name for name in TABLE_3 if name not in TABLE_4), *TABLE_4]

@@ -21,14 +21,14 @@ from rich.console import Console
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom import write_phantoms
-from rdunet_jax.cli.demo import DATASET, INFERENCE, SLICES
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.evaluate import evaluate_network
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, TrainConfig
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.start_up import prepare_jax
+from rdunet_jax.workflows.demo import DATASET, INFERENCE, SLICES
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.start_up import prepare_jax
+from rdunet_jax.workflows.train import train_network
 
 LOSSES = ("bce", "dice", "tversky", "focal", "iou", "bce+0.5*dice")
 TVERSKY_ALPHA = 0.3

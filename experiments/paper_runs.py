@@ -22,16 +22,16 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
 from experiments.paper import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
-from rdunet_jax.cli.demo import show_phantoms_written
-from rdunet_jax.cli.evaluate import evaluate_network, evaluation_folder
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.protocols import Protocol, Summary
-from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.demo import show_phantoms_written
+from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.train import train_network
 
 T = TypeVar("T")
 PAPER = RECIPES["paper"]

@@ -37,14 +37,14 @@ from data_pipeline.loading import Dataset
 from data_pipeline.sample_data import fetch_sample_data
 from data_pipeline.settings import DatasetSettings
 from data_pipeline.splits import write_split
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.evaluate import evaluate_network, evaluation_folder
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.scoring.protocols import Protocol
-from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.train import train_network
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")
 DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_tumour")

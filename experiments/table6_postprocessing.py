@@ -25,13 +25,13 @@ from jaxtyping import Float32
 from data_pipeline.loading import PatientExample
 from experiments.paper import DICE_AND_SLICES, PROPOSED, TABLE_6, Row, Table
 from experiments.paper_runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
-from rdunet_jax.cli.prediction import ct_mask
-from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.postprocessing import Kernel
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.protocols import Protocol, ProtocolScores, Summary, score_protocol, summarise_protocol
+from rdunet_jax.workflows.prediction import ct_mask
+from rdunet_jax.workflows.stored_probabilities import store_probabilities
 
 SETTINGS: dict[str, tuple[float, int]] = {
     "0.5": (0.5, 7),

@@ -264,7 +264,7 @@ def memory(settings: OmitArgPrefixes[Settings] = _SETTINGS) -> None:
     Estimates, for choosing --batch-size, --dtype and --remat on a card; nothing is run.
     """
     from experiments.benchmarks.memory import kept_bytes, planned_bytes
-    from rdunet_jax.start_up import prepare_jax
+    from rdunet_jax.workflows.start_up import prepare_jax
 
     prepare_jax()
     rows = []

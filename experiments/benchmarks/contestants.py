@@ -106,8 +106,8 @@ def ours(case: Case) -> Program:
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
     from rdunet_jax.networks.models import create_model, model_config
-    from rdunet_jax.start_up import order_for_memory
     from rdunet_jax.training.loop import create_state, train_step
+    from rdunet_jax.workflows.start_up import order_for_memory
 
     order_for_memory()
     config = model_config("keras", dropout=0.0, **case.network())

@@ -16,8 +16,8 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks.race import take_turns
-from rdunet_jax.cli.display import print_table
 from rdunet_jax.networks.convolution import Lowering, convolve
+from rdunet_jax.workflows.display import print_table
 
 SHAPES = ((256, 33, 32), (256, 64, 64), (128, 64, 64), (128, 128, 128), (64, 128, 128), (64, 353, 256))
 """Side of the plane, channels, features."""

@@ -20,7 +20,7 @@ from experiments.benchmarks.contestants import as_it_is
 from experiments.benchmarks.race import take_turns
 from rdunet_jax.inference.sliding_window import network_predictor
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.start_up import prepare_jax
+from rdunet_jax.workflows.start_up import prepare_jax
 
 
 @dataclass(frozen=True)

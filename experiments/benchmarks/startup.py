@@ -69,7 +69,7 @@ def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def measure(case: Case) -> dict[str, float]:
-    from rdunet_jax.start_up import prepare_jax
+    from rdunet_jax.workflows.start_up import prepare_jax
 
     prepare_jax()
     program, arguments = program_of(case)

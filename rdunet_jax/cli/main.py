@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import RECIPES, HostsConfig, InferenceConfig, ModelConfig, TrainConfig
-from rdunet_jax.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
 
 _SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
 # In a log file rich would take 80 columns, too few for the tables.
@@ -47,7 +47,7 @@ def prepare(
             extra `beam`; all workers must see the source and the data set's folder).
         overwrite: Build a data set anew that is there already.
     """
-    from rdunet_jax.cli.prepare import prepare_source
+    from rdunet_jax.workflows.prepare import prepare_source
 
     prepare_source(
         source,
@@ -97,8 +97,8 @@ def train(
             settings below start from it.
     """
     from data_pipeline.loading import Dataset
-    from rdunet_jax.cli.train import train_network
     from rdunet_jax.parallel import initialize
+    from rdunet_jax.workflows.train import train_network
 
     if inference.threshold == "histogram":
         raise InputError("--threshold histogram: training needs a number; `evaluate` takes it on whole patients")
@@ -145,8 +145,8 @@ def evaluate(
             stores the probabilities. When all have ended, the same command without it scores them.
     """
     from data_pipeline.loading import Dataset
-    from rdunet_jax.cli.evaluate import evaluate_network
-    from rdunet_jax.cli.stored import Shard, store_shard
+    from rdunet_jax.workflows.evaluate import evaluate_network
+    from rdunet_jax.workflows.stored_probabilities import Shard, store_shard
 
     data = Dataset(data_dir, dataset)
     if shard is not None:
@@ -162,7 +162,7 @@ def compare(one: Positional[Path], other: Positional[Path]) -> None:
         one: Folder of an evaluation, such as run/evaluation/test.
         other: Folder of another.
     """
-    from rdunet_jax.cli.compare import compare_evaluations
+    from rdunet_jax.workflows.compare import compare_evaluations
 
     compare_evaluations(one, other, console)
 
@@ -176,7 +176,7 @@ def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = N
         dataset: Name of the data set, where the folder holds several.
     """
     from data_pipeline.loading import Dataset
-    from rdunet_jax.cli.choose import choose
+    from rdunet_jax.workflows.choose_postprocessing import choose
 
     choose(Dataset(data_dir, dataset), workdir, console)
 
@@ -206,7 +206,7 @@ def segment(
         key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
         html: Also write `page.html`, one file to look at slices and overlays in a browser.
     """
-    from rdunet_jax.cli.segment import segment_source
+    from rdunet_jax.workflows.segment import segment_source
 
     segment_source(
         source,
@@ -229,7 +229,7 @@ def models(name: Positional[str | None] = None, image_size: int = 256) -> None:
         name: One network, with the shapes of its stages as in the paper's Table 1 (default: all, a line each).
         image_size: Rows and columns of the patch, in pixels.
     """
-    from rdunet_jax.cli.models import show_models
+    from rdunet_jax.workflows.list_models import show_models
 
     show_models(name, image_size, console)
 
@@ -279,7 +279,7 @@ def demo(output: Path = Path("demo"), seed: int = 0) -> None:
         output: Folder for everything; must not exist yet or be empty.
         seed: Seeds the phantoms, the split and the training.
     """
-    from rdunet_jax.cli.demo import run_demo
+    from rdunet_jax.workflows.demo import run_demo
 
     run_demo(output, console, seed)
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
 from experiments.compare_keras import distance, largest_difference, score_both, train_both, write_curves
-from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import RECIPES, InferenceConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.workflows.prepare import prepare_source
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom import write_phantoms
-from rdunet_jax.cli.demo import DATASET, INFERENCE, RECIPE
-from rdunet_jax.cli.prediction import ct_mask, sliding_window
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
+from rdunet_jax.workflows.demo import DATASET, INFERENCE, RECIPE
+from rdunet_jax.workflows.prediction import ct_mask, sliding_window
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.train import train_network
 
 QUIET = Console(quiet=True)
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset, PatientExample
-from rdunet_jax.cli.prediction import predict_patients, sliding_window
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
+from rdunet_jax.workflows.prediction import predict_patients, sliding_window
 
 
 @dataclass(frozen=True)

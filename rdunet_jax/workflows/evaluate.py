@@ -14,9 +14,6 @@ from rich.console import Console
 from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset, PatientExample
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of
-from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, Threshold
 from rdunet_jax.page.write import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
@@ -32,6 +29,9 @@ from rdunet_jax.scoring.protocols import (
     summarise_protocol,
 )
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, inference_of
+from rdunet_jax.workflows.stored_probabilities import store_probabilities
 
 
 def evaluation_folder(workdir: Path, split: str, protocol: Protocol) -> Path:

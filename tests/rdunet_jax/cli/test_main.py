@@ -115,7 +115,7 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
 def test_a_recipe_is_where_the_settings_start_from(rdunet, monkeypatch, tmp_path: Path) -> None:
     seen = []
     monkeypatch.setattr("data_pipeline.loading.Dataset", lambda *arguments: None)
-    monkeypatch.setattr("rdunet_jax.cli.train.train_network", lambda *arguments: seen.append(arguments[3]))
+    monkeypatch.setattr("rdunet_jax.workflows.train.train_network", lambda *arguments: seen.append(arguments[3]))
     train = ("train", "--data-dir", tmp_path, "--workdir", tmp_path)
     for more in ((), ("--recipe", "keras"), ("--recipe", "keras", "--early-stopping", 4, "--rotation", 9)):
         assert rdunet(*train, *more)[0] == 0
@@ -192,7 +192,8 @@ def test_the_demo_brings_no_tensorflow_and_no_keras(tmp_path: Path) -> None:
 if __name__ == "__main__":
     from dataclasses import replace
     from pathlib import Path
-    from rdunet_jax.cli import demo, main
+    from rdunet_jax.cli import main
+from rdunet_jax.workflows import demo
     demo.PATIENTS, demo.SLICES = 3, (12, 12)
     demo.DATASET = replace(demo.DATASET, image_size=16, selection="any_tumour")
     demo.RECIPE = replace(demo.RECIPE, steps=2)

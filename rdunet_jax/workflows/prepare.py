@@ -7,8 +7,8 @@ from rich.console import Console
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.report import PATIENT_COLUMNS, patient_rows, table_2
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.cli.display import print_table
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.workflows.display import print_table
 
 
 def prepare_source(

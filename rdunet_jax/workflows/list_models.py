@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from rdunet_jax.cli.display import print_table
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import MODELS
 from rdunet_jax.networks.summary import summarize
+from rdunet_jax.workflows.display import print_table
 
 
 def show_models(name: str | None, image_size: int, console: Console) -> None:

@@ -14,14 +14,14 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.cli.evaluate import evaluate_network
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.stored import Shard, StoredProbabilities, store_probabilities
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state
+from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.stored_probabilities import Shard, StoredProbabilities, store_probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
 DUMMY = ROOT / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
@@ -62,7 +62,8 @@ def evaluate_in_a_process(data: Path, workdir: Path, *more: str, pause: float = 
     """`rdunet evaluate`, which waits for `pause` seconds after every patient that is predicted."""
     code = f"""
 import sys, time
-from rdunet_jax.cli import main, stored
+from rdunet_jax.cli import main
+from rdunet_jax.workflows import stored_probabilities as stored
 save = stored.StoredProbabilities.save
 stored.StoredProbabilities.save = lambda *arguments: (save(*arguments), time.sleep({pause}))
 sys.argv = ["rdunet", "evaluate", "--data-dir", {str(data)!r}, "--workdir", {str(workdir)!r}, *{list(more)}]

@@ -7,8 +7,8 @@ import numpy as np
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from rdunet_jax.cli.display import number, print_table
 from rdunet_jax.scoring.intervals import PairedTest, compare
+from rdunet_jax.workflows.display import number, print_table
 
 SCORES = ("dice", "iou", "mean_surface_distance_mm", "hd95_mm")
 

@@ -14,7 +14,6 @@ from scipy import ndimage
 from data_pipeline.errors import InputError
 from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
-from rdunet_jax.cli.prediction import ct_mask, predict_patients
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
@@ -23,6 +22,7 @@ from rdunet_jax.runs.manifest import recorded_session
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.slices import score_slices, summarise
 from rdunet_jax.training.loop import TrainState, create_state, fit
+from rdunet_jax.workflows.prediction import ct_mask, predict_patients
 
 OnProgress = Callable[[int, int], None]
 

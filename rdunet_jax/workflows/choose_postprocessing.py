@@ -13,12 +13,12 @@ from scipy import ndimage
 from data_pipeline.files import atomic_path
 from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset
-from rdunet_jax.cli.display import number, print_table
-from rdunet_jax.cli.stored import store_probabilities
 from rdunet_jax.inference.postprocessing import Kernel, histogram_threshold, postprocess
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
+from rdunet_jax.workflows.display import number, print_table
+from rdunet_jax.workflows.stored_probabilities import store_probabilities
 
 THRESHOLDS: tuple[float | str, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, "histogram")
 DILATIONS: tuple[tuple[Kernel, int], ...] = (("disk", 1), *product(("disk", "square"), (3, 5, 7, 9)))

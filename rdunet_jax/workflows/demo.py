@@ -10,13 +10,13 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom import write_phantoms
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.cli.evaluate import evaluate_network
-from rdunet_jax.cli.prepare import prepare_source
-from rdunet_jax.cli.segment import segment_source
-from rdunet_jax.cli.train import train_network
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.segment import segment_source
+from rdunet_jax.workflows.train import train_network
 
 PATIENTS = 56
 SLICES = (40, 50)

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.cli import stored
-from rdunet_jax.cli.evaluate import evaluate_network
-from rdunet_jax.cli.prepare import prepare_source
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.loop import create_state
+from rdunet_jax.workflows import stored_probabilities as stored
+from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.prepare import prepare_source
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)

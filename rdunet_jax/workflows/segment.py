@@ -14,12 +14,12 @@ from data_pipeline.export_dicom import write_rtstruct, write_seg
 from data_pipeline.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
-from rdunet_jax.cli.prediction import ct_prediction, in_words, inference_of, sliding_window
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import PagePatient, write_page
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, inference_of, sliding_window
 
 Format = Literal["nifti", "seg", "rtstruct"]
 FILES: dict[Format, str] = {"nifti": "mask.nii.gz", "seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
