@@ -17,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
+from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
-from data_pipeline.geometry import CTGeometry
 
 MAX_SLICES = 12
 LUNG_WINDOW_HU = (-1350, 150)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 from pydicom import Dataset
 
-from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
+from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
+from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
-from data_pipeline.geometry import CTGeometry
 from data_pipeline.rasterise import Polygon, fill, moments, snap
 from data_pipeline.rules import Rule, fill_like
 from data_pipeline.settings import DEFAULT_ROI

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from data_pipeline.discovery import Patient
+from data_pipeline.dicom.discovery import Patient
 from data_pipeline.errors import InputError
 from data_pipeline.patches import PATCH_DEPTH, patch_starts
 from data_pipeline.patient import prepare_patient

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
-from data_pipeline.discovery import Patient, discover
+from data_pipeline.dicom.discovery import Patient, discover
 from data_pipeline.errors import InputError
 from data_pipeline.intensity import stored_dtype
 from data_pipeline.privacy import load_key, pseudonym

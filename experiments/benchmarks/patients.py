@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.grid import to_network_grid
 from data_pipeline.intensity import background, to_gray

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
-from data_pipeline.dicom import CTVolume, read_volume
-from data_pipeline.discovery import Patient, discover
+from data_pipeline.dicom.discovery import Patient, discover
+from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export import write_nifti, write_overview
 from data_pipeline.export_dicom import write_rtstruct, write_seg

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.geometry import CTGeometry
+from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.rtstruct import Contour
 
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 from skimage.morphology import disk
 
 from data_pipeline import phantom as phantom_module
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.phantom import (
     Phantom,

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.grid import mask_to_network_grid
 from data_pipeline.loading import Dataset
@@ -281,7 +281,7 @@ def test_several_rois_are_merged_on_demand(tmp_path: Path) -> None:
 def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, workers=1)
     index = json.loads((tmp_path / "dicom_index.json").read_text())
-    monkeypatch.setattr("data_pipeline.dicom_index._read_header", None)
+    monkeypatch.setattr("data_pipeline.dicom.headers._read_header", None)
     prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), keep_ids=True, workers=1)
     assert json.loads((tmp_path / "dicom_index.json").read_text()) == index
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
-from data_pipeline.geometry import CTGeometry
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.geometry import CTGeometry
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.rasterise import Polygon
 from data_pipeline.rtstruct import mask_from_contours, read_contours
 from data_pipeline.rules import Rule, fill_like

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
 from data_pipeline.intensity import normalise
 from rdunet_jax.cli import main as cli
 from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig

@@ -1,6 +1,6 @@
 """Damaged CT and RTSTRUCT files by the thousand: run as a module in a process of its own, so that a crash is seen.
 
-    python -m tests.data_pipeline.fuzz_dicom FOLDER SEED COUNT
+    python -m tests.data_pipeline.dicom.fuzz_dicom FOLDER SEED COUNT
 
 Each file is truncated, or has some of its bits flipped or bytes overwritten, and goes through discovery, volume and
 mask. Only `InputError` may come out. Prints, as JSON, what became of the files, the longest time one of them took (s),
@@ -26,8 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.rtstruct import mask_from_contours, read_contours
 from tests.data_pipeline.dicom_files import contour, jpeg_lossless, write_rtstruct, write_series

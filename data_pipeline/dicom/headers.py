@@ -16,7 +16,7 @@ from typing import Any
 from pydicom import Dataset
 from rich.progress import Progress
 
-from data_pipeline.dicom_io import quiet_pydicom, read_dataset
+from data_pipeline.dicom.files import quiet_pydicom, read_dataset
 from data_pipeline.files import atomic_path
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -18,10 +18,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipeline.dicom import CTVolume, read_volume
-from data_pipeline.discovery import Series, discover
+from data_pipeline.dicom.discovery import Series, discover
+from data_pipeline.dicom.hounsfield import AIR, air_fraction
+from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.hounsfield import AIR, air_fraction
 from tests.data_pipeline.dicom_files import AXIAL, jpeg_lossless, uid, write_series
 from tests.data_pipeline.shapes import random_geometry, rotation
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float64, Int16
 from pydicom import Dataset
 
-from data_pipeline.dicom_io import decimals, quiet_pydicom, read_dataset
-from data_pipeline.discovery import Series
+from data_pipeline.dicom.discovery import Series
+from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
+from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, CTGeometry
+from data_pipeline.dicom.hounsfield import UnusableImageError, decode_hounsfield
 from data_pipeline.errors import InputError
-from data_pipeline.geometry import AFFINE_TOLERANCE, CTGeometry
-from data_pipeline.hounsfield import UnusableImageError, decode_hounsfield
 
 __all__ = ["CTGeometry", "CTVolume", "read_volume"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from data_pipeline.dicom_index import Header, read_headers
-from data_pipeline.dicom_io import quiet_pydicom, read_dataset
+from data_pipeline.dicom.files import quiet_pydicom, read_dataset
+from data_pipeline.dicom.headers import Header, read_headers
 from data_pipeline.errors import InputError
 
 _Group = tuple[str, str, str]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.dicom import read_volume
-from data_pipeline.discovery import discover
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
+from tests.data_pipeline.dicom.fuzz_dicom import SECONDS
 from tests.data_pipeline.dicom_files import write_series
-from tests.data_pipeline.fuzz_dicom import SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def test_damaged_files_are_refused_or_read(tmp_path, seed, count):
         "-W",
         "error",
         "-m",
-        "tests.data_pipeline.fuzz_dicom",
+        "tests.data_pipeline.dicom.fuzz_dicom",
         str(tmp_path),
         str(seed),
         str(count),
