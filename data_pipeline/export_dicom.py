@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
+from data_pipeline.contours.outlines import outlines
 from data_pipeline.dicom.files import quiet_pydicom, read_dataset
 from data_pipeline.dicom.volume import CTGeometry
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
-from data_pipeline.outlines import outlines
 
 ROI_NAME = "RDUNET-GTV"
 

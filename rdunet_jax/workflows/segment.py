@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
+from data_pipeline.contours.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import Patient, discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
@@ -13,7 +14,6 @@ from data_pipeline.export import write_nifti, write_overview
 from data_pipeline.export_dicom import write_rtstruct, write_seg
 from data_pipeline.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
-from data_pipeline.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import PagePatient, write_page

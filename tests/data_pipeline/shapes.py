@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.contours.rtstruct import Contour
 from data_pipeline.dicom.geometry import CTGeometry
-from data_pipeline.rtstruct import Contour
 
 
 @dataclass(frozen=True, eq=False)

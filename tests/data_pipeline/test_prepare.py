@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
+from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
@@ -21,7 +22,6 @@ from data_pipeline.patches import patch_starts
 from data_pipeline.patient import prepare_image
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.report import table_2
-from data_pipeline.rtstruct import mask_from_contours, read_contours
 from data_pipeline.settings import DatasetSettings
 from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 

@@ -26,10 +26,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.rtstruct import mask_from_contours, read_contours
 from tests.data_pipeline.dicom_files import contour, jpeg_lossless, write_rtstruct, write_series
 
 SECONDS = 10  # limit per file

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("jax", "numpy", "flax", "pydicom", "matplotlib", "data_pipeline.rtstruct")
+HEAVY = ("jax", "numpy", "flax", "pydicom", "matplotlib", "data_pipeline.contours.rtstruct")
 HELP = f"""
 import sys
 from rdunet_jax.cli.main import main

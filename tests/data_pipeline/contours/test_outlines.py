@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import points_in_poly
 
-from data_pipeline.outlines import outlines
+from data_pipeline.contours.outlines import outlines
 
 
 def _area(polygon: np.ndarray) -> float:

@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from rich.console import Console
 
+from data_pipeline.contours.rtstruct import Contour, mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.rtstruct import Contour, mask_from_contours, read_contours
 from data_pipeline.sample_data import fetch_sample_data
 from tests.data_pipeline.dicom_files import contour, uid, write_rtstruct, write_series
 from tests.data_pipeline.shapes import SHAPES, drawn, inside, plain_geometry, random_geometry, rotation

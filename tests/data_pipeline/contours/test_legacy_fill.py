@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.contours.legacy_fill import Rule, fill_like
+from data_pipeline.contours.rasterise import Polygon
+from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.dicom.volume import read_volume
-from data_pipeline.rasterise import Polygon
-from data_pipeline.rtstruct import mask_from_contours, read_contours
-from data_pipeline.rules import Rule, fill_like
 from tests.data_pipeline.shapes import drawn, plain_geometry
 
 # cv2.fillPoly (OpenCV 5.0) of a triangle and a square in one call: the square is a hole, its outline is set.

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from skimage.draw import polygon2mask
 
-from data_pipeline.rasterise import Polygon, crossings, edges_of
+from data_pipeline.contours.rasterise import Polygon, crossings, edges_of
 
 Rule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "keras"]
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 from pydicom import Dataset
 
+from data_pipeline.contours.legacy_fill import Rule, fill_like
+from data_pipeline.contours.rasterise import Polygon, fill, moments, snap
 from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
-from data_pipeline.rasterise import Polygon, fill, moments, snap
-from data_pipeline.rules import Rule, fill_like
 from data_pipeline.settings import DEFAULT_ROI
 
 FARTHEST_MM = 1e5  # no scanner is larger; keeps the arithmetic finite whatever the file says
@@ -152,7 +152,7 @@ def mask_from_contours(
     Args:
         contours: as `read_contours` gives them.
         geometry: grid of the mask.
-        rule: how polygons are filled; `data_pipeline.rules` describes those of older code.
+        rule: how polygons are filled; `data_pipeline.contours.legacy_fill` describes those of older code.
 
     Raises:
         InputError: not one voxel results; the message counts the reasons.
