@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Shaped
 
 from data_pipeline.errors import InputError
-from data_pipeline.intensity import Intensity
+from data_pipeline.preprocessing.intensity import Intensity
 from data_pipeline.splits import SPLITS
 
 

@@ -21,8 +21,8 @@ from rich.progress import Progress
 
 from data_pipeline.dicom.discovery import Patient
 from data_pipeline.errors import InputError
-from data_pipeline.patches import PATCH_DEPTH, patch_starts
-from data_pipeline.patient import prepare_patient
+from data_pipeline.preprocessing.patches import PATCH_DEPTH, patch_starts
+from data_pipeline.preprocessing.patient import prepare_patient
 from data_pipeline.settings import DatasetSettings
 
 Example = tuple[int, dict[str, Any]]

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import tyro
 
-from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
+from data_pipeline.preprocessing.intensity import normalise
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.convolution import Conv3D

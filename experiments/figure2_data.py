@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from data_pipeline.grid import from_network_grid
-from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset, PatientExample
+from data_pipeline.preprocessing.intensity import normalise
+from data_pipeline.preprocessing.network_grid import from_network_grid
 from experiments.paper import Picture
 from experiments.paper_runs import Experiments, make_alone, run_script
 

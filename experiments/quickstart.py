@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
+from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor

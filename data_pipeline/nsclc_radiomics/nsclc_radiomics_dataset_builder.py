@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from data_pipeline.dicom.discovery import Patient, discover
 from data_pipeline.errors import InputError
-from data_pipeline.intensity import stored_dtype
+from data_pipeline.preprocessing.intensity import stored_dtype
 from data_pipeline.privacy import load_key, pseudonym
 from data_pipeline.report import write_report
 from data_pipeline.settings import DatasetSettings

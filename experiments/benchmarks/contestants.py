@@ -102,7 +102,7 @@ def ours(case: Case) -> Program:
 
     import jax
 
-    from data_pipeline.intensity import normalise
+    from data_pipeline.preprocessing.intensity import normalise
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
     from rdunet_jax.networks.models import create_model, model_config

@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.grid import to_network_grid
-from data_pipeline.intensity import background, to_gray
 from data_pipeline.phantom import draw_phantom, hounsfield
+from data_pipeline.preprocessing.intensity import background, to_gray
+from data_pipeline.preprocessing.network_grid import to_network_grid
 
 
 def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "slices size size"]:

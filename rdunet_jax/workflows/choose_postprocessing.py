@@ -11,8 +11,8 @@ from rich.console import Console
 from scipy import ndimage
 
 from data_pipeline.files import atomic_path
-from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset
+from data_pipeline.preprocessing.network_grid import from_network_grid
 from rdunet_jax.inference.postprocessing import Kernel, histogram_threshold, postprocess
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained

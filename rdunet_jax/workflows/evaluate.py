@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float32
 from rich.console import Console
 
 from data_pipeline.files import atomic_path
-from data_pipeline.grid import from_network_grid
 from data_pipeline.loading import Dataset, PatientExample
+from data_pipeline.preprocessing.network_grid import from_network_grid
 from rdunet_jax.inference.postprocessing import Kernel, Threshold
 from rdunet_jax.page.write import PagePatient, write_page
 from rdunet_jax.progress import progress_bar

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from data_pipeline.grid import place_on_canvas
-from data_pipeline.intensity import normalise
 from data_pipeline.loading import PatientExample
+from data_pipeline.preprocessing.intensity import normalise
+from data_pipeline.preprocessing.network_grid import place_on_canvas
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.inference.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas

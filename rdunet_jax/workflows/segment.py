@@ -12,7 +12,7 @@ from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export import write_nifti, write_overview
 from data_pipeline.export_dicom import write_rtstruct, write_seg
-from data_pipeline.patient import prepare_image
+from data_pipeline.preprocessing.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow

@@ -12,8 +12,8 @@ from rich.console import Console
 from scipy import ndimage
 
 from data_pipeline.errors import InputError
-from data_pipeline.intensity import normalise
 from data_pipeline.loading import Dataset
+from data_pipeline.preprocessing.intensity import normalise
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model

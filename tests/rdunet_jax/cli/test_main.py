@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.dicom.discovery import discover
-from data_pipeline.intensity import normalise
+from data_pipeline.preprocessing.intensity import normalise
 from rdunet_jax.cli import main as cli
 from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import MODELS, create_model, model_config

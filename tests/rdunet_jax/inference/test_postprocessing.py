@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_pipeline.grid import from_network_grid, place_on_canvas
+from data_pipeline.preprocessing.network_grid import from_network_grid, place_on_canvas
 from rdunet_jax.inference.postprocessing import (
     Canvas,
     _postprocess_block,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.patches import patch_starts
+from data_pipeline.preprocessing.patches import patch_starts
 
 
 def slices(depth: int, *tumour: int) -> np.ndarray:

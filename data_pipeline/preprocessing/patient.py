@@ -13,8 +13,8 @@ from data_pipeline.dicom.discovery import Patient
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.grid import mask_to_network_grid, to_network_grid
-from data_pipeline.intensity import Intensity, background, to_gray
+from data_pipeline.preprocessing.intensity import Intensity, background, to_gray
+from data_pipeline.preprocessing.network_grid import mask_to_network_grid, to_network_grid
 from data_pipeline.settings import DatasetSettings
 
 MOSTLY_AIR = 0.5

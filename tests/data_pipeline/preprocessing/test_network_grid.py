@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_pipeline.grid import from_network_grid, mask_to_network_grid, to_network_grid
+from data_pipeline.preprocessing.network_grid import from_network_grid, mask_to_network_grid, to_network_grid
 
 
 def test_halving_is_the_mean_of_two_by_two() -> None:
