@@ -39,7 +39,7 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.preprocessing.intensity import normalise
 from experiments.keras_baseline.convert import keras_model
 from rdunet_jax.config import RECIPES

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, TrainConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.workflows.demo import DATASET, INFERENCE, SLICES

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.settings import DatasetSettings

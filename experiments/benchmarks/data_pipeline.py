@@ -34,7 +34,7 @@ from rich.progress import Progress
 from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.settings import DatasetSettings
 

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.phantom import draw_phantom, hounsfield
+from data_pipeline.phantom.phantom import draw_phantom, hounsfield
 from data_pipeline.preprocessing.intensity import background, to_gray
 from data_pipeline.preprocessing.network_grid import to_network_grid
 

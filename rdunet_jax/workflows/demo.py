@@ -8,7 +8,7 @@ from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config

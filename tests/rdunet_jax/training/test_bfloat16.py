@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset
-from data_pipeline.phantom import write_phantoms
+from data_pipeline.phantom.phantom import write_phantoms
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise

@@ -12,12 +12,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
 from skimage.morphology import disk
 
-from data_pipeline import phantom as phantom_module
 from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.phantom import (
+from data_pipeline.phantom.anatomy import Sections
+from data_pipeline.phantom.phantom import (
     Phantom,
     draw_phantom,
     hounsfield,
@@ -27,8 +27,8 @@ from data_pipeline.phantom import (
     write_phantom,
     write_phantoms,
 )
-from data_pipeline.phantom_anatomy import Sections
-from data_pipeline.phantom_tumour import plane_points
+from data_pipeline.phantom.phantom import phantom as phantom_module
+from data_pipeline.phantom.tumour import plane_points
 
 # PS3.3: patient and study (C.7.1.1, C.7.2.1), series (C.7.3.1), frame of reference (C.7.4.1), image plane (C.7.6.2),
 # pixels (C.7.6.3), CT image (C.8.2.1), SOP common (C.12.1). Type 1: a value; type 2: present, may be empty.

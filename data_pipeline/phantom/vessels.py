@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.phantom_anatomy import Anatomy, Capsules, Sections
+from data_pipeline.phantom.anatomy import Anatomy, Capsules, Sections
 
 Points = Float[np.ndarray, "points 3"]
 

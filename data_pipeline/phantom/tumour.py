@@ -8,8 +8,8 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from skimage.measure import find_contours
 
-from data_pipeline.phantom_anatomy import Anatomy, Capsules, Sections
-from data_pipeline.phantom_tubes import chain, lung_points
+from data_pipeline.phantom.anatomy import Anatomy, Capsules, Sections
+from data_pipeline.phantom.vessels import chain, lung_points
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from data_pipeline.errors import InputError
-from data_pipeline.phantom_anatomy import AIR, Anatomy, Plane, Sections, coverage
-from data_pipeline.phantom_dicom import Contour, Grid, Roi, write_study
-from data_pipeline.phantom_tubes import draw_anatomy
-from data_pipeline.phantom_tumour import Tumour, draw_tumours, plane_points
+from data_pipeline.phantom.anatomy import AIR, Anatomy, Plane, Sections, coverage
+from data_pipeline.phantom.study import Contour, Grid, Roi, write_study
+from data_pipeline.phantom.tumour import Tumour, draw_tumours, plane_points
+from data_pipeline.phantom.vessels import draw_anatomy
 
 SLICES = (40, 120)
 SLICE_SPACINGS_MM = (2.0, 2.5, 3.0, 4.0, 5.0)
