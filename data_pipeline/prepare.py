@@ -11,8 +11,8 @@ from rich.progress import Progress
 
 from data_pipeline.errors import InputError
 from data_pipeline.nsclc_radiomics import Builder
+from data_pipeline.nsclc_radiomics.staging import pipeline_options
 from data_pipeline.settings import DatasetSettings
-from data_pipeline.staging import pipeline_options
 
 INDEX = "dicom_index.json"
 """In the folder of data sets: the headers read so far, under digests."""

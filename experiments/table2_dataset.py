@@ -7,7 +7,7 @@ are ours for training and for validation together. With the 300 patients of the 
 differ by those whose contours were repaired or rejected. Costs seconds, with --smoke half a minute for the phantoms.
 """
 
-from data_pipeline.report import PAPER_TABLE_2, table_2
+from data_pipeline.nsclc_radiomics.report import PAPER_TABLE_2, table_2
 from experiments.paper import Row, Table
 from experiments.paper_runs import Experiments, make_alone, run_script
 

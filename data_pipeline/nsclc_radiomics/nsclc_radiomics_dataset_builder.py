@@ -20,12 +20,20 @@ from rich.progress import Progress
 
 from data_pipeline.dicom.discovery import Patient, discover
 from data_pipeline.errors import InputError
+from data_pipeline.nsclc_radiomics.report import write_report
+from data_pipeline.nsclc_radiomics.staging import (
+    Example,
+    Job,
+    patches,
+    stage_in_beam,
+    stage_in_processes,
+    whole_patient,
+    without_path,
+)
 from data_pipeline.preprocessing.intensity import stored_dtype
 from data_pipeline.privacy import load_key, pseudonym
-from data_pipeline.report import write_report
 from data_pipeline.settings import DatasetSettings
 from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_parts, write_split
-from data_pipeline.staging import Example, Job, patches, stage_in_beam, stage_in_processes, whole_patient, without_path
 
 DESCRIPTION = """
 CT volumes and tumour masks of lung-cancer patients, on the network's grid: NSCLC-Radiomics (Aerts et al.), or any

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_pipeline.nsclc_radiomics.report import PATIENT_COLUMNS, patient_rows, table_2
 from data_pipeline.prepare import prepare_dataset
-from data_pipeline.report import PATIENT_COLUMNS, patient_rows, table_2
 from data_pipeline.settings import DatasetSettings
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.workflows.display import print_table

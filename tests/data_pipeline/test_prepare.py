@@ -17,11 +17,11 @@ from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
+from data_pipeline.nsclc_radiomics.report import table_2
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid
 from data_pipeline.preprocessing.patches import patch_starts
 from data_pipeline.preprocessing.patient import prepare_image
-from data_pipeline.report import table_2
 from data_pipeline.settings import DatasetSettings
 from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 
