@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import paper, paper_runs, reproduce_paper, table6_postprocessing
-from experiments.augmentation_ablation import SCHEMES
-from experiments.paper import PROPOSED, Picture, Row, Table
+from experiments.paper.augmentation_ablation import SCHEMES
+from experiments.paper.numbers import PROPOSED, Picture, Row, Table, reproduce_paper, table6_postprocessing
+from experiments.paper.numbers import numbers as paper
+from experiments.paper.numbers import runs as paper_runs
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES
 
 TABLE = Table(
@@ -92,7 +93,9 @@ def test_the_runs_are_the_papers_recipe_but_for_what_their_names_say() -> None:
             assert different == {"loss"}
 
 
-@pytest.mark.parametrize("name", [stage.__name__ for stage in reproduce_paper.STAGES] + ["experiments.reproduce_paper"])
+@pytest.mark.parametrize(
+    "name", [stage.__name__ for stage in reproduce_paper.STAGES] + ["experiments.paper.reproduce_paper"]
+)
 def test_a_script_says_how_it_is_run(name: str) -> None:
     module = importlib.import_module(name)
     script = name.replace(".", "/") + ".py"

@@ -1,6 +1,6 @@
 """Table 6: threshold and dilation, on the proposed network's stored probabilities.
 
-    python experiments/table6_postprocessing.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/table6_postprocessing.py --output build/paper --data-dir data     # or --smoke
 
 Trains the proposed network if no other table did, and nothing else: each row is another threshold or dilation of the
 same probabilities of the test patients. So did the paper, which thus compared its post-processing on its test patients;
@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipeline.loading import PatientExample
-from experiments.paper import DICE_AND_SLICES, PROPOSED, TABLE_6, Row, Table
-from experiments.paper_runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
+from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, TABLE_6, Row, Table
+from experiments.paper.runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.postprocessing import Kernel
 from rdunet_jax.progress import progress_bar

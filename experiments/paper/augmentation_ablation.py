@@ -1,6 +1,6 @@
 """What each of the paper's eight augmentations brings by itself, beside none, all eight, and the Keras code's scheme.
 
-    python experiments/augmentation_ablation.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/augmentation_ablation.py --output build/paper --data-dir data     # or --smoke
 
 The paper names the eight (section 3.2) and publishes no numbers for them, so ours stand beside our own run without
 augmentation. Trains the proposed network eleven times by the paper's recipe, 256x256, at most 30 epochs each; with all
@@ -10,8 +10,8 @@ Nor was what to expect. --smoke takes about a minute a scheme on 2 cores.
 Two rows a scheme, one a way of averaging: see `table3_baselines.py`.
 """
 
-from experiments.paper import DICE_AND_SLICES, PROPOSED, Row, Table
-from experiments.paper_runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
+from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, Row, Table
+from experiments.paper.runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
 from rdunet_jax.config import PAPER_AUGMENTATION
 
 SCHEMES = {

@@ -1,6 +1,6 @@
 """Table 5: the proposed network trained on eight losses.
 
-    python experiments/table5_losses.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/table5_losses.py --output build/paper --data-dir data     # or --smoke
 
 Tversky at five alphas (the weight of false positives, see `rdunet_jax.training.losses`; 0.5 is Dice), focal, IoU, and BCE, which
 is the proposed network of the other tables and trained once. 256x256, at most 30 epochs each. In the paper BCE has the
@@ -12,8 +12,8 @@ any predicted pixel, falsely negative if it has tumour and the prediction does n
 without the outer fifths of a scan.
 """
 
-from experiments.paper import DICE_AND_SLICES, PROPOSED, TABLE_5, Table
-from experiments.paper_runs import Experiments, make_alone, run_script, table_of_runs
+from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, TABLE_5, Table
+from experiments.paper.runs import Experiments, make_alone, run_script, table_of_runs
 
 
 def make(experiments: Experiments) -> Table:

@@ -1,6 +1,6 @@
 """Figure 2: slices of the data set with their tumours outlined.
 
-    python experiments/figure2_data.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/figure2_data.py --output build/paper --data-dir data     # or --smoke
 
 Eight training patients, spread over the list of their names; of each the slice with most tumour, in the gray values and
 at the resolution that the network sees, with the reference's outline on the CT's own grid. Expect tumours from a few
@@ -19,8 +19,8 @@ from matplotlib.patheffects import withStroke
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.preprocessing.network_grid import from_network_grid
-from experiments.paper import Picture
-from experiments.paper_runs import Experiments, make_alone, run_script
+from experiments.paper.numbers import Picture
+from experiments.paper.runs import Experiments, make_alone, run_script
 
 PATIENTS, COLUMNS = 8, 4
 REFERENCE, PREDICTION = "#56b4e9", "#ff7f0e"

@@ -1,6 +1,6 @@
 """Table 4: what the parts of the proposed network bring, from 3D-UNet to it.
 
-    python experiments/table4_architectures.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/table4_architectures.py --output build/paper --data-dir data     # or --smoke
 
 Trains 3D-UNet, 3D-DenseUNet, 3D-DenseUNet with recurrent block and the proposed network by the paper's recipe,
 256x256, at most 30 epochs each; how the first three are read is said in `rdunet_jax.networks.models`. A network that another
@@ -11,8 +11,8 @@ nothing.
 Two rows a network, one a way of averaging: see `table3_baselines.py`.
 """
 
-from experiments.paper import DICE, TABLE_4, Table
-from experiments.paper_runs import Experiments, make_alone, run_script, table_of_runs
+from experiments.paper.numbers import DICE, TABLE_4, Table
+from experiments.paper.runs import Experiments, make_alone, run_script, table_of_runs
 
 
 def make(experiments: Experiments) -> Table:

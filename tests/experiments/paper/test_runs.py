@@ -21,8 +21,8 @@ from experiments import (
     table5_losses,
     table6_postprocessing,
 )
-from experiments.paper import PROPOSED
-from experiments.paper_runs import PROTOCOLS, Experiments, Settings, Smoke
+from experiments.paper.numbers import PROPOSED
+from experiments.paper.runs import PROTOCOLS, Experiments, Settings, Smoke
 from rdunet_jax.errors import RunError
 
 QUIET = Console(quiet=True)

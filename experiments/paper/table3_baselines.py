@@ -1,6 +1,6 @@
 """Table 3: the proposed network beside 2D-UNet, 2D-LungNet and 3D-LungNet.
 
-    python experiments/table3_baselines.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/table3_baselines.py --output build/paper --data-dir data     # or --smoke
 
 Trains the four networks by the paper's recipe, 256x256, at most 30 epochs each, and scores the test patients; a
 network that another table trained already is not trained again. In the paper the proposed network is first, by 0.065 of
@@ -14,8 +14,8 @@ one counting 0; and as its Keras code does, over a patient's slices whose Dice i
 of 848 tumour slices missed (Table 5), a mean over all of them is below 0.61.
 """
 
-from experiments.paper import DICE, TABLE_3, Table
-from experiments.paper_runs import Experiments, make_alone, run_script, table_of_runs
+from experiments.paper.numbers import DICE, TABLE_3, Table
+from experiments.paper.runs import Experiments, make_alone, run_script, table_of_runs
 
 
 def make(experiments: Experiments) -> Table:

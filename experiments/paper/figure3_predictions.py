@@ -1,6 +1,6 @@
 """Figure 3: what the networks of Tables 3 and 4 predict on test patients, beside the reference.
 
-    python experiments/figure3_predictions.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/figure3_predictions.py --output build/paper --data-dir data     # or --smoke
 
 Four test patients, spread over the list of their names and so not chosen by how they came out; of each the slice with
 most tumour, cut to its surroundings, a panel a network with the slice's Dice. Probabilities are those that the scoring
@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 
 from data_pipeline.loading import PatientExample
-from experiments.figure2_data import (
+from experiments.paper.figure2_data import (
     PREDICTION,
     REFERENCE,
     gray_slice,
@@ -25,8 +25,8 @@ from experiments.figure2_data import (
     spread_patients,
     write_in,
 )
-from experiments.paper import TABLE_3, TABLE_4, Picture
-from experiments.paper_runs import Experiments, make_alone, run_script
+from experiments.paper.numbers import TABLE_3, TABLE_4, Picture
+from experiments.paper.runs import Experiments, make_alone, run_script
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices
 from rdunet_jax.workflows.prediction import ct_mask

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
-from experiments.compare_keras import distance, largest_difference, score_both, train_both, write_curves
+from experiments.studies.compare_keras import distance, largest_difference, score_both, train_both, write_curves
 from rdunet_jax.config import RECIPES, InferenceConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig

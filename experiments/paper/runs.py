@@ -21,7 +21,7 @@ from rich.markup import escape
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
-from experiments.paper import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
+from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config

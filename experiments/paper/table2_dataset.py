@@ -1,6 +1,6 @@
 """Table 2: patients and slices of the data set, a row a split.
 
-    python experiments/table2_dataset.py --output build/paper --data-dir data     # or --smoke
+    python experiments/paper/table2_dataset.py --output build/paper --data-dir data     # or --smoke
 
 Nothing is trained: the numbers are the data set's own account, counted on the CT's grid. The paper's training patients
 are ours for training and for validation together. With the 300 patients of the VIP Cup expect 260 and 40; slices may
@@ -8,8 +8,8 @@ differ by those whose contours were repaired or rejected. Costs seconds, with --
 """
 
 from data_pipeline.nsclc_radiomics.report import PAPER_TABLE_2, table_2
-from experiments.paper import Row, Table
-from experiments.paper_runs import Experiments, make_alone, run_script
+from experiments.paper.numbers import Row, Table
+from experiments.paper.runs import Experiments, make_alone, run_script
 
 PARTS = {"train": ("train", "validation"), "test": ("test",)}
 MEASURES = {"patients": "patients", "slices with tumour": "tumour_slices", "slices without": "other_slices"}

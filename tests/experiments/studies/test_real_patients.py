@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset
-from experiments import real_patients
-from experiments.real_patients import COLUMNS, RECIPE, read_scores, run_fold, write_table
+from experiments.studies import real_patients
+from experiments.studies.real_patients import COLUMNS, RECIPE, read_scores, run_fold, write_table
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 PATIENTS = ("PHANTOM-001", "PHANTOM-002", "PHANTOM-003")

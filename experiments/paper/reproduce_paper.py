@@ -1,7 +1,7 @@
 """Tables 2 to 6, Figures 2 and 3 and the augmentations, in one go and one report.
 
-    python experiments/reproduce_paper.py --smoke --output build/smoke
-    python experiments/reproduce_paper.py --data-dir data --output build/paper
+    python experiments/paper/reproduce_paper.py --smoke --output build/smoke
+    python experiments/paper/reproduce_paper.py --data-dir data --output build/paper
 
 Writes `report.md`, and per table a CSV and a Markdown file, per figure a PNG. Every network is trained once, whichever
 tables name it: 24 trainings. Killed and started again it goes on where it was. What fails is told and the others go on;
@@ -26,8 +26,8 @@ from experiments import (
     table5_losses,
     table6_postprocessing,
 )
-from experiments.paper import Result
-from experiments.paper_runs import RUNS, SMOKE, Experiments, run_script
+from experiments.paper.numbers import Result
+from experiments.paper.runs import RUNS, SMOKE, Experiments, run_script
 from rdunet_jax.files import write_whole
 from rdunet_jax.runs.manifest import environment
 
@@ -81,7 +81,7 @@ def report(experiments: Experiments, results: dict[ModuleType, Result], missing:
         script = stage.__name__.rpartition(".")[2]
         lines += [f"## {result.title}", "", result.reading, "", result.markdown()]
         lines += [f"`python experiments/{script}.py {_flags(experiments)}`", ""]
-    lines += ["## How it was made", "", f"`python experiments/reproduce_paper.py {_flags(experiments)}`", ""]
+    lines += ["## How it was made", "", f"`python experiments/paper/reproduce_paper.py {_flags(experiments)}`", ""]
     return "\n".join([*lines, *_machine(), "", *_trainings(experiments)]) + "\n"
 
 

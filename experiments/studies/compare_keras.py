@@ -1,7 +1,7 @@
 """The Keras baseline and our network from the same initial weights on the same batches: both curves, and both scores.
 
-    python -m experiments.compare_keras --smoke --output build/compare_keras
-    KERAS_BACKEND=tensorflow python -m experiments.compare_keras --data-dir data --output build/compare_keras
+    python -m experiments.studies.compare_keras --smoke --output build/compare_keras
+    KERAS_BACKEND=tensorflow python -m experiments.studies.compare_keras --data-dir data --output build/compare_keras
 
 Keras trains itself: its model, its Adam, its cross-entropy, its `train_on_batch`, on the backend that KERAS_BACKEND
 names (`jax` unless set; `tensorflow` is the baseline as it was run). Ours is trained by `rdunet train --recipe plain`.
