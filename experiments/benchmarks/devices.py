@@ -1,6 +1,6 @@
 """Training throughput against the number of devices, with the losses beside it.
 
-    python experiments/benchmarks/devices.py
+    python -m experiments.benchmarks.devices
 
 Each count trains in a process of its own: the same network, batches and steps, the batch split over the devices. Where
 there are fewer GPUs than asked for, JAX simulates devices on the CPU, and the table says so: simulated devices share

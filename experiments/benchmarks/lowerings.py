@@ -1,4 +1,4 @@
-"""The lowerings of `rdunet_jax.networks.convolution` at the shapes of the full network: seconds, alternating in one process.
+"""The lowerings of `rdunet_jax.networks.convolution` at the shapes of the full network: seconds, in one process.
 
     python -m experiments.benchmarks.lowerings
 

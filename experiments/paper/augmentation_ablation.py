@@ -1,6 +1,6 @@
 """What each of the paper's eight augmentations brings by itself, beside none, all eight, and the Keras code's scheme.
 
-    python experiments/paper/augmentation_ablation.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.augmentation_ablation --output build/paper --data-dir data     # or --smoke
 
 The paper names the eight (section 3.2) and publishes no numbers for them, so ours stand beside our own run without
 augmentation. Trains the proposed network eleven times by the paper's recipe, 256x256, at most 30 epochs each; with all

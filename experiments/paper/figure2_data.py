@@ -1,6 +1,6 @@
 """Figure 2: slices of the data set with their tumours outlined.
 
-    python experiments/paper/figure2_data.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.figure2_data --output build/paper --data-dir data     # or --smoke
 
 Eight training patients, spread over the list of their names; of each the slice with most tumour, in the gray values and
 at the resolution that the network sees, with the reference's outline on the CT's own grid. Expect tumours from a few

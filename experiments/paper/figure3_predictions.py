@@ -1,6 +1,6 @@
 """Figure 3: what the networks of Tables 3 and 4 predict on test patients, beside the reference.
 
-    python experiments/paper/figure3_predictions.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.figure3_predictions --output build/paper --data-dir data     # or --smoke
 
 Four test patients, spread over the list of their names and so not chosen by how they came out; of each the slice with
 most tumour, cut to its surroundings, a panel a network with the slice's Dice. Probabilities are those that the scoring

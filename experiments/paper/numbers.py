@@ -1,6 +1,7 @@
 """What the paper published, as data, and how a number of ours stands beside it: a table as CSV and as Markdown.
 
-Kamal et al., MICCAI-TIA 2020. The numbers of Table 2 are in `data_pipeline.nsclc_radiomics.report`: `rdunet prepare` shows them.
+Kamal et al., MICCAI-TIA 2020. The numbers of Table 2 are in `data_pipeline.nsclc_radiomics.report`:
+`rdunet prepare` shows them.
 """
 
 import csv

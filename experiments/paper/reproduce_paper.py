@@ -1,7 +1,7 @@
 """Tables 2 to 6, Figures 2 and 3 and the augmentations, in one go and one report.
 
-    python experiments/paper/reproduce_paper.py --smoke --output build/smoke
-    python experiments/paper/reproduce_paper.py --data-dir data --output build/paper
+    python -m experiments.paper.reproduce_paper --smoke --output build/smoke
+    python -m experiments.paper.reproduce_paper --data-dir data --output build/paper
 
 Writes `report.md`, and per table a CSV and a Markdown file, per figure a PNG. Every network is trained once, whichever
 tables name it: 24 trainings. Killed and started again it goes on where it was. What fails is told and the others go on;
@@ -16,7 +16,7 @@ import os
 from datetime import timedelta
 from types import ModuleType
 
-from experiments import (
+from experiments.paper import (
     augmentation_ablation,
     figure2_data,
     figure3_predictions,
@@ -78,10 +78,9 @@ def report(experiments: Experiments, results: dict[ModuleType, Result], missing:
         "",
     ]
     for stage, result in results.items():
-        script = stage.__name__.rpartition(".")[2]
         lines += [f"## {result.title}", "", result.reading, "", result.markdown()]
-        lines += [f"`python experiments/{script}.py {_flags(experiments)}`", ""]
-    lines += ["## How it was made", "", f"`python experiments/paper/reproduce_paper.py {_flags(experiments)}`", ""]
+        lines += [f"`python -m {stage.__name__} {_flags(experiments)}`", ""]
+    lines += ["## How it was made", "", f"`python -m experiments.paper.reproduce_paper {_flags(experiments)}`", ""]
     return "\n".join([*lines, *_machine(), "", *_trainings(experiments)]) + "\n"
 
 

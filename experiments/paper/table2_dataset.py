@@ -1,6 +1,6 @@
 """Table 2: patients and slices of the data set, a row a split.
 
-    python experiments/paper/table2_dataset.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.table2_dataset --output build/paper --data-dir data     # or --smoke
 
 Nothing is trained: the numbers are the data set's own account, counted on the CT's grid. The paper's training patients
 are ours for training and for validation together. With the 300 patients of the VIP Cup expect 260 and 40; slices may

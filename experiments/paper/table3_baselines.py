@@ -1,6 +1,6 @@
 """Table 3: the proposed network beside 2D-UNet, 2D-LungNet and 3D-LungNet.
 
-    python experiments/paper/table3_baselines.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.table3_baselines --output build/paper --data-dir data     # or --smoke
 
 Trains the four networks by the paper's recipe, 256x256, at most 30 epochs each, and scores the test patients; a
 network that another table trained already is not trained again. In the paper the proposed network is first, by 0.065 of

@@ -1,6 +1,6 @@
 """Table 6: threshold and dilation, on the proposed network's stored probabilities.
 
-    python experiments/paper/table6_postprocessing.py --output build/paper --data-dir data     # or --smoke
+    python -m experiments.paper.table6_postprocessing --output build/paper --data-dir data     # or --smoke
 
 Trains the proposed network if no other table did, and nothing else: each row is another threshold or dilation of the
 same probabilities of the test patients. So did the paper, which thus compared its post-processing on its test patients;

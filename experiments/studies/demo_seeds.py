@@ -1,6 +1,6 @@
 """The demo over several seeds, beside what needs no training: is the phantom task honest, and is it learned?
 
-    python experiments/studies/demo_seeds.py --output build/demo_seeds
+    python -m experiments.studies.demo_seeds --output build/demo_seeds
 
 Each seed draws its own phantoms, split and weights, and runs the whole road as `rdunet demo` does; a seed that is there
 already is not run again. Beside it stand the same network untrained, and the best HU threshold with the best dilation,

@@ -1,6 +1,6 @@
 """The paper's recipe on phantoms at a reduced size: over seeds, and with each augmentation and each loss by itself.
 
-    python experiments/studies/paper_recipe.py --output build/paper_recipe
+    python -m experiments.studies.paper_recipe --output build/paper_recipe
 
 Everything of the recipe stays as in the paper (Adam, batch 2, cross-entropy, plateau, all eight augmentations) but its
 length and, for that, its rate: a small network sees 64x64 phantoms for hundreds of steps instead of tens of thousands.

@@ -1,6 +1,6 @@
 """Five real patients, each left out in turn: a small network trained on four, the fifth scored by both protocols.
 
-    python experiments/studies/real_patients.py --lung1 NSCLC-Radiomics/LUNG1-001 --output build/real_patients
+    python -m experiments.studies.real_patients --lung1 NSCLC-Radiomics/LUNG1-001 --output build/real_patients
 
 LUNG1-001 of NSCLC-Radiomics is a whole CT of 134 slices; `1` to `4` are the CTs of `rdunet sample-data`, cropped around
 the tumour. Everything lies in the output folder: a fold's data set, run and scores under the name of the patient it

@@ -1,6 +1,6 @@
 """A bottleneck of one's own, attention along depth in place of the ConvLSTM: defined, trained, scored on test patients.
 
-python experiments/tutorials/custom_variant.py --data-dir data --workdir runs/attention
+python -m experiments.tutorials.custom_variant --data-dir data --workdir runs/attention
 """
 
 from functools import partial

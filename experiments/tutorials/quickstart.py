@@ -1,6 +1,6 @@
 """The library in one page: phantoms to DICOM, a data set, a small network trained on it, one patient segmented.
 
-    python experiments/tutorials/quickstart.py --output build/quickstart
+    python -m experiments.tutorials.quickstart --output build/quickstart
 
 Expect a falling loss and a low Dice: 40 steps are a look at the API, not a result. Costs about 2 minutes on 2 cores.
 """

@@ -3,8 +3,8 @@
 GPUs and TPUs have a native 3-D convolution and get it unchanged (`direct`). XLA on CPU runs it in a generic loop, so
 there a convolution is one of
 
-- `winograd`: a sixth of the arithmetic, as matrix products (see `rdunet_jax.networks.winograd`), for 3x3 and 3x3x3 kernels,
-  float32 and at least `WINOGRAD_CHANNELS` channels in and out;
+- `winograd`: a sixth of the arithmetic, as matrix products (see `rdunet_jax.networks.winograd`), for 3x3 and 3x3x3
+  kernels, float32 and at least `WINOGRAD_CHANNELS` channels in and out;
 - `fold`: each depth tap becomes one 2-D convolution over all slices, and the results are shifted by the tap's offset
   and summed. XLA on CPU runs a 2-D convolution as a blocked matrix product, but its gradients naively.
 

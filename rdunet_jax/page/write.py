@@ -92,7 +92,7 @@ def write_page(
         "hounsfield": HU_OF_CODE.tolist(),
         "patients": packed,
     }
-    style, script = _part("page.css"), _part("page.js") + _part("page_strip.js")
+    style, script = _part("page.css"), _part("page.js") + _part("strip.js")
     page = Template(_part("page.html")).substitute(
         title=escape(title),
         style=style,
@@ -106,7 +106,7 @@ def write_page(
 
 
 def _part(name: str) -> str:
-    return (resources.files("rdunet_jax") / name).read_text(encoding="utf-8")
+    return (resources.files("rdunet_jax.page") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -77,7 +77,7 @@ def environment() -> dict[str, Any]:
 
 def code_revision() -> str | None:
     """The commit of the code, with `+` if files were changed since; None where it is not in a repository of its own."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

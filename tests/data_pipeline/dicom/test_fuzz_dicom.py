@@ -13,7 +13,7 @@ from data_pipeline.errors import InputError
 from tests.data_pipeline.dicom.fuzz_dicom import SECONDS
 from tests.data_pipeline.dicom_files import write_series
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(("seed", "count"), [(0, 120), pytest.param(1, 2000, marks=pytest.mark.slow)])

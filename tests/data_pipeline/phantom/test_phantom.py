@@ -16,6 +16,7 @@ from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
+from data_pipeline.phantom import phantom as phantom_module
 from data_pipeline.phantom.anatomy import Sections
 from data_pipeline.phantom.phantom import (
     Phantom,
@@ -27,7 +28,6 @@ from data_pipeline.phantom.phantom import (
     write_phantom,
     write_phantoms,
 )
-from data_pipeline.phantom.phantom import phantom as phantom_module
 from data_pipeline.phantom.tumour import plane_points
 
 # PS3.3: patient and study (C.7.1.1, C.7.2.1), series (C.7.3.1), frame of reference (C.7.4.1), image plane (C.7.6.2),

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.paper import numbers as paper
+from experiments.paper import reproduce_paper, table6_postprocessing
+from experiments.paper import runs as paper_runs
 from experiments.paper.augmentation_ablation import SCHEMES
-from experiments.paper.numbers import PROPOSED, Picture, Row, Table, reproduce_paper, table6_postprocessing
-from experiments.paper.numbers import numbers as paper
-from experiments.paper.numbers import runs as paper_runs
+from experiments.paper.numbers import PROPOSED, Picture, Row, Table
 from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES
 
 TABLE = Table(
@@ -98,6 +99,5 @@ def test_the_runs_are_the_papers_recipe_but_for_what_their_names_say() -> None:
 )
 def test_a_script_says_how_it_is_run(name: str) -> None:
     module = importlib.import_module(name)
-    script = name.replace(".", "/") + ".py"
-    assert module.__doc__ and re.search(rf"python {re.escape(script)} .*--output", module.__doc__)
+    assert module.__doc__ and re.search(rf"python -m {re.escape(name)} .*--output", module.__doc__)
     assert "--smoke" in module.__doc__ and ("takes" in module.__doc__ or "Costs" in module.__doc__)

@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
-from experiments import (
+from experiments.paper import (
     augmentation_ablation,
     figure3_predictions,
-    paper_runs,
     reproduce_paper,
     table3_baselines,
     table4_architectures,
     table5_losses,
     table6_postprocessing,
 )
+from experiments.paper import runs as paper_runs
 from experiments.paper.numbers import PROPOSED
 from experiments.paper.runs import PROTOCOLS, Experiments, Settings, Smoke
 from rdunet_jax.errors import RunError

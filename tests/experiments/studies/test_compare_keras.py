@@ -16,7 +16,7 @@ from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.workflows.prepare import prepare_source
 
-DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)
 TOLERANCE = 1e-5
 """Of loss and Dice, over 50 steps: rounding, which at 64 x 64 took Keras itself 1e-6 from its own double precision."""

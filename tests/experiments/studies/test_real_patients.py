@@ -11,7 +11,7 @@ from data_pipeline.loading import Dataset
 from experiments.studies import real_patients
 from experiments.studies.real_patients import COLUMNS, RECIPE, read_scores, run_fold, write_table
 
-DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 PATIENTS = ("PHANTOM-001", "PHANTOM-002", "PHANTOM-003")
 QUIET = Console(quiet=True)
 

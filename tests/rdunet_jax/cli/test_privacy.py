@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 import rdunet_jax.cli.main as cli
 
-DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1", "--epochs", "1")
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")

@@ -69,7 +69,7 @@ def test_devices_share_the_windows_of_a_batch(tmp_path: Path) -> None:
             os.environ
             | flags
             | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-            | {"PYTHONPATH": str(Path(__file__).parents[2])}
+            | {"PYTHONPATH": str(Path(__file__).parents[3])}
         )
         command = [sys.executable, "-c", DEVICES, str(tmp_path / f"{devices}.npy")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rdunet_jax.page import write as page_module
 from rdunet_jax.page.write import HU_OF_CODE, PagePatient, write_page
-from rdunet_jax.page.write import write as page_module
 
 CHROMIUM = shutil.which("chromium")
 SHAPE = (40, 20, 24)

@@ -24,7 +24,7 @@ def start(workdir: Path, *settings: str, devices: int = 1, **environment: object
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(workdir), *settings],
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[2])} | variables,
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[3])} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -20,7 +20,7 @@ from rdunet_jax.workflows import stored_probabilities as stored
 from rdunet_jax.workflows.evaluate import evaluate_network
 from rdunet_jax.workflows.prepare import prepare_source
 
-DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
+DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 QUIET = Console(quiet=True)
 SIZE = 512
 """That of the canvas: slices are neither reduced nor enlarged."""

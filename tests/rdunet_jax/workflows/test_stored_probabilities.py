@@ -23,7 +23,7 @@ from rdunet_jax.workflows.evaluate import evaluate_network
 from rdunet_jax.workflows.prepare import prepare_source
 from rdunet_jax.workflows.stored_probabilities import Shard, StoredProbabilities, store_probabilities
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DUMMY = ROOT / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 FILES = ("summary.json", "slices.csv", "patients.csv")
 QUIET = Console(quiet=True)
