@@ -1,8 +1,9 @@
 """Files and folders that are written whole or not at all.
 
-Both helpers hand out a temporary path beside the final one (the same file system, so that the closing `os.replace` is
-one atomic step) and remove it when anything goes wrong, Ctrl-C included. A process killed outright may leave a
-temporary behind, but only under a hidden name (`is_temporary`) that nobody takes for the finished thing.
+`atomic_path` and `atomic_folder` hand out a temporary path beside the final one (the same file system, so that the
+closing `os.replace` is one atomic step) and remove it when anything goes wrong, Ctrl-C included. A process killed
+outright may leave a temporary behind, but only under a hidden name (`is_temporary`) that nobody takes for the finished
+thing.
 """
 
 import os
@@ -44,6 +45,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         _move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path | str, content: str | bytes) -> None:
+    """Writes a file in one piece, through `atomic_path`; text as UTF-8, with its line ends unchanged.
+
+    Raises:
+        InputError: the folder cannot be made or written, or `path` is a folder.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

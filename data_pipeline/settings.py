@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Intensity = Literal["keras", "hu_window"]
+Intensity = Literal["slice_minmax", "hu_window"]
 PatchSelection = Literal["tumour_run", "any_tumour", "all"]
 
 DEFAULT_ROI = r"gtv[-_ ]?1"
@@ -18,8 +18,9 @@ VALIDATION_SHARE = 0.1
 class DatasetSettings:
     """What a dataset is made of; the defaults are the paper's Keras code's."""
 
-    intensity: Intensity = "keras"
-    """Gray conversion: `keras` (8 bits, every slice min-max scaled itself) or `hu_window` (-1000..400 HU)."""
+    intensity: Intensity = "slice_minmax"
+    """Gray conversion: `slice_minmax` (8 bits, each slice scaled from its own minimum to its own maximum) or
+    `hu_window` (-1000..400 HU)."""
     image_size: int = 256
     """Rows and columns of a slice, in pixels."""
     selection: PatchSelection = "tumour_run"
@@ -35,6 +36,6 @@ class DatasetSettings:
 
     @property
     def name(self) -> str:
-        """Names the dataset's folder, e.g. `keras_256`."""
+        """Names the dataset's folder, e.g. `slice_minmax_256`."""
         suffix = "" if self.selection == "tumour_run" else f"_{self.selection}"
         return f"{self.intensity}_{self.image_size}{suffix}"

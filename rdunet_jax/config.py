@@ -12,7 +12,7 @@ Augmentation = Literal[
     "multiplicative_noise",
     "horizontal_flip",
     "blur",
-    "keras",
+    "authors_code",
 ]
 
 
@@ -69,7 +69,8 @@ class TrainConfig:
     """Where validation Dice is measured: on whole patients through the evaluator, or faster on their training patches
     alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
     augmentation: tuple[Augmentation, ...] = ()
-    """Random changes of the training patches, in this order: any of the paper's eight, or `keras` for its code's."""
+    """Random changes of the training patches, in this order: any of the paper's eight, or `authors_code` for its
+    code's."""
     augment: AugmentConfig = AugmentConfig()
     """How often and how far the paper's eight go."""
     loss: str = "bce"
@@ -106,7 +107,7 @@ PAPER_AUGMENTATION: tuple[Augmentation, ...] = (
 
 RECIPES: dict[str, TrainConfig] = {
     "paper": TrainConfig(augmentation=PAPER_AUGMENTATION),
-    "keras": TrainConfig(augmentation=("keras",), early_stopping=15),
+    "authors_code": TrainConfig(augmentation=("authors_code",), early_stopping=15),
     "plain": TrainConfig(),
 }
 """The paper's (section 3.3), its public Keras code's, and the paper's without augmentation."""

@@ -1,15 +1,15 @@
 """How older public code fills contours, by name, so that its masks can be reproduced. Not for new work.
 
 `pixel_centre` is ours (`rasterise.fill`). The others, as checked voxel by voxel against rt-utils 1.2.7 (with OpenCV
-5.0) and dcmrtstruct2nii 5, and for `keras` written from what the code does:
+5.0) and dcmrtstruct2nii 5, and for `authors_code` written from what the code does:
 
 - `rt_utils`: vertices are rounded to pixels, and all contours of a slice go into one `cv2.fillPoly`: even-odd, edges
   included, and each edge drawn as a line on top. Too large by half a pixel all around (3.7% of the voxels of
   LUNG1-001's tumour), and holes too small.
 - `dcmrtstruct2nii`: each contour is filled by scikit-image's `polygon2mask`, edges included; contours are XORed.
-- `keras`: the data preparation of the Keras code. Vertices are rounded up to pixels (half a pixel off on average) and
-  set; then each row is filled from its first to its last set pixel, and after that each column. Holes and hollows are
-  lost. A slice where two contours share such a pixel is not filled at all.
+- `authors_code`: the data preparation of the Keras code. Vertices are rounded up to pixels (half a pixel off on
+  average) and set; then each row is filled from its first to its last set pixel, and after that each column. Holes and
+  hollows are lost. A slice where two contours share such a pixel is not filled at all.
 
 Which contours are usable, and on which slice, is decided as for `pixel_centre`.
 """
@@ -23,7 +23,7 @@ from skimage.draw import polygon2mask
 
 from data_pipeline.contours.rasterise import Polygon, crossings, edges_of
 
-Rule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "keras"]
+Rule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "authors_code"]
 
 _Layer = Bool[np.ndarray, "height width"]
 _Vertices = Sequence[Float64[np.ndarray, "n 2"]]
@@ -77,7 +77,7 @@ def _dcmrtstruct2nii(polygons: _Vertices, shape: tuple[int, ...]) -> _Layer:
     return np.logical_xor.reduce([polygon2mask(shape, vertices) for vertices in polygons])
 
 
-def _keras(polygons: _Vertices, shape: tuple[int, ...]) -> _Layer:
+def _authors_code(polygons: _Vertices, shape: tuple[int, ...]) -> _Layer:
     count = np.zeros(shape, np.int64)
     for vertices in polygons:
         pixels = np.unique(np.ceil(vertices).astype(np.int64), axis=0)
@@ -98,5 +98,5 @@ def _spans(layer: _Layer, axis: int) -> _Layer:
 _LAYERS: dict[str, Callable[[_Vertices, tuple[int, ...]], _Layer]] = {
     "rt_utils": _rt_utils,
     "dcmrtstruct2nii": _dcmrtstruct2nii,
-    "keras": _keras,
+    "authors_code": _authors_code,
 }

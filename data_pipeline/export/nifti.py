@@ -1,36 +1,14 @@
-"""Masks on the CT's own grid → a NIfTI file for other programs, and a picture for people.
+"""Masks on the CT's own grid as NIfTI files for other programs. They do not name the patient."""
 
-Neither names the patient: see `export_dicom` for the exports that must.
-"""
-
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Int16, Shaped
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from scipy import ndimage
+from jaxtyping import Shaped
 
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
-
-MAX_SLICES = 12
-LUNG_WINDOW_HU = (-1350, 150)
-
-# Orange and sky blue stay apart under every common colour blindness (Okabe and Ito, 2008). The reference is the wider
-# line below: where both agree, one sees a blue line with an orange core.
-_PREDICTION = {"color": "#ff7f0e", "linewidth": 1.4}
-_REFERENCE = {"color": "#56b4e9", "linewidth": 3.0}
-_RIM = (withStroke(linewidth=2, foreground="black"),)
-_BODY_HU = -400
-_MARGIN_MM = 10
 
 
 def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path) -> None:
@@ -52,7 +30,7 @@ def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeom
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: not a NIfTI file name; let it end in .nii.gz")
-    _require_grid(mask, geometry, path)
+    require_grid(mask, geometry, path)
     affine = geometry.affine_ras
     image = nib.Nifti1Image((mask != 0).astype(np.uint8).transpose(2, 1, 0), affine)
     image.set_sform(affine, code="scanner")
@@ -64,191 +42,6 @@ def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeom
         nib.save(image, temporary)
 
 
-def write_overview(
-    hounsfield: Int16[np.ndarray, "depth height width"],
-    geometry: CTGeometry,
-    path: Path,
-    prediction: Shaped[np.ndarray, "depth height width"],
-    truth: Shaped[np.ndarray, "depth height width"] | None = None,
-) -> None:
-    """Draw up to 12 slices in a lung window with the tumour's contours: a PNG to judge a segmentation at a glance.
-
-    The slices are spread over the tumour's extent, predicted or true: from each of 12 equal runs of tumour slices, the
-    one with most tumour. Without any tumour they are spread over the middle half of the scan, and the title says so.
-    They are cut to the body and shown as usual: the patient's right side on the left, the front at the top.
-
-    Args:
-        hounsfield: the CT, HU.
-        geometry: where its voxels lie.
-        path: the file to write (`.png`).
-        prediction: bool or 0 and 1, on the grid of `geometry`.
-        truth: the reference, likewise, if there is one.
-
-    Raises:
-        InputError: a mask or the CT has another shape than `geometry`, or `path` cannot be written.
-    """
-    path = Path(path)
-    masks = {"prediction": prediction != 0} | ({} if truth is None else {"reference": truth != 0})
-    for volume in (hounsfield, *masks.values()):
-        _require_grid(volume, geometry, path)
-    view = _View.of(geometry)
-    shown = _chosen_slices(np.sum([mask.sum(axis=(1, 2)) for mask in masks.values()], axis=0))
-    images = view.planes(hounsfield, shown)
-    contours = {name: view.planes(mask, shown) for name, mask in masks.items()}
-    rows, columns = _body(images, np.logical_or.reduce(list(contours.values())), view)
-
-    figure, panels = _canvas(len(shown), images[0, rows, columns].shape, view)
-    for index, axes, image in zip(shown, panels, images, strict=True):
-        axes.imshow(
-            image[rows, columns],
-            cmap="gray",
-            vmin=LUNG_WINDOW_HU[0],
-            vmax=LUNG_WINDOW_HU[1],
-            aspect=view.spacing_mm[0] / view.spacing_mm[1],
-        )
-        _write_in(axes, 0.02, 0.97, f"{index + 1} / {geometry.shape[0]}", va="top")
-        place = f"{view.normal_name} = {geometry.positions_mm[index, view.normal_axis]:.1f} mm"
-        _write_in(axes, 0.98, 0.97, place, va="top", ha="right")
-        _write_in(axes, 0.02, 0.5, view.left_side, va="center", weight="bold")
-    for name, style in (("reference", _REFERENCE), ("prediction", _PREDICTION)):
-        for axes, mask in zip(panels, contours.get(name, ()), strict=False):
-            if mask[rows, columns].any():
-                axes.contour(mask[rows, columns], [0.5], colors=style["color"], linewidths=style["linewidth"])
-    _scale_bar(panels[0], view)
-    _head(figure, geometry, masks)
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
-
-
-@dataclass(frozen=True)
-class _View:
-    """How to turn stored slices: the patient's left (or back) to the right of the picture, the back (or feet) down."""
-
-    transpose: bool
-    flip: tuple[int, int]
-    """Steps of 1 or -1 through rows and columns, after transposing."""
-    spacing_mm: tuple[float, float]
-    """Between rows and between columns, as shown."""
-    left_side: str
-    normal_axis: int
-
-    @classmethod
-    def of(cls, geometry: CTGeometry) -> "_View":
-        axes = list(zip((geometry.column_cosine, geometry.row_cosine), geometry.pixel_spacing_mm, strict=True))
-        main = [int(np.abs(cosine).argmax()) for cosine, _ in axes]
-        transpose = main[0] < main[1]
-        if transpose:
-            axes.reverse()
-            main.reverse()
-        (down, row_mm), (right, column_mm) = axes
-        # LPS: x grows to the patient's left, y to his back, z to his head.
-        flip = (1 if down[main[0]] * (-1 if main[0] == 2 else 1) > 0 else -1, 1 if right[main[1]] > 0 else -1)
-        normal_axis = int(np.abs(geometry.normal).argmax())
-        return cls(transpose, flip, (row_mm, column_mm), "RAF"[main[1]], normal_axis)
-
-    @property
-    def normal_name(self) -> str:
-        return "xyz"[self.normal_axis]
-
-    def planes(
-        self, volume: Shaped[np.ndarray, "depth height width"], indices: list[int]
-    ) -> Shaped[np.ndarray, "shown rows columns"]:
-        planes = volume[indices]
-        return (planes.transpose(0, 2, 1) if self.transpose else planes)[:, :: self.flip[0], :: self.flip[1]]
-
-
-def _require_grid(volume: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path) -> None:
+def require_grid(volume: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path) -> None:
     if volume.shape != geometry.shape:
         raise InputError(f"{path}: got an array of {volume.shape} for a CT of {geometry.shape}; use the CT's own grid")
-
-
-def _chosen_slices(tumour_pixels: Shaped[np.ndarray, "depth"]) -> list[int]:
-    """Slices to show, ascending, from the tumour's pixels in every slice."""
-    tumour = np.flatnonzero(tumour_pixels)
-    if not tumour.size:
-        depth = len(tumour_pixels)
-        return np.unique(np.linspace(depth / 4, 3 * depth / 4, MAX_SLICES).astype(int).clip(0, depth - 1)).tolist()
-    runs = np.array_split(tumour, min(MAX_SLICES, len(tumour)))
-    return [int(run[tumour_pixels[run].argmax()]) for run in runs]
-
-
-def _body(
-    images: Shaped[np.ndarray, "shown rows columns"], tumour: Bool[np.ndarray, "shown rows columns"], view: _View
-) -> tuple[slice, slice]:
-    """Rows and columns that hold the body, the tumour and a margin in all the slices."""
-    keep, parts = np.any(tumour, axis=0), np.empty(images.shape[1:], np.int32)
-    for image in images:
-        # Opening cuts the table off; the body is the largest part that is left.
-        if ndimage.label(ndimage.binary_opening(image > _BODY_HU, iterations=3), output=parts):
-            keep = keep | (parts == 1 + np.bincount(parts.ravel())[1:].argmax())
-    if not keep.any():
-        keep = ~keep
-    spans = []
-    for axis, spacing in enumerate(view.spacing_mm):
-        inside = np.flatnonzero(np.any(keep, axis=1 - axis))
-        margin = round(_MARGIN_MM / spacing)
-        spans.append(slice(max(0, int(inside[0]) - margin), int(inside[-1]) + 1 + margin))
-    return spans[0], spans[1]
-
-
-def _canvas(count: int, shape: tuple[int, int], view: _View) -> tuple[Figure, list[Axes]]:
-    """A dark figure of `count` panels that fit the slices' proportions without gaps."""
-    columns = min(count, 4)
-    rows = -(-count // columns)
-    width = {1: 9.0, 2: 6.0}.get(columns, 3.6)  # inches a panel
-    height = width * shape[0] * view.spacing_mm[0] / (shape[1] * view.spacing_mm[1])
-    head = 0.65
-    figure = Figure(figsize=(columns * width, rows * height + head), dpi=150, facecolor="black")
-    grid = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0,
-            "right": 1,
-            "bottom": 0,
-            "top": 1 - head / (rows * height + head),
-            "wspace": 0.01,
-            "hspace": 0.01,
-        },
-    )
-    for axes in grid.flat:
-        axes.set_axis_off()
-    return figure, list(grid.flat)[:count]
-
-
-def _write_in(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """White with a black rim, readable on lung and on bone; `x` and `y` as fractions of the panel."""
-    axes.text(x, y, text, transform=axes.transAxes, color="white", fontsize=8, path_effects=_RIM, **style)
-
-
-def _scale_bar(axes: Axes, view: _View, length_mm: int = 50) -> None:
-    """A bar of known length at the lower left."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    x, y = left + 0.03 * (right - left), bottom + 0.04 * (top - bottom)
-    for colour, width in (("black", 4), ("white", 2)):
-        axes.plot([x, x + length_mm / view.spacing_mm[1]], [y, y], color=colour, linewidth=width)
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    _write_in(axes, 0.03, 0.06, f"{length_mm} mm")
-
-
-def _head(figure: Figure, geometry: CTGeometry, masks: dict[str, Bool[np.ndarray, "depth height width"]]) -> None:
-    """Title with volumes and Dice, legend, and the small print."""
-    volumes = {name: mask.sum() * geometry.voxel_volume_mm3 / 1000 for name, mask in masks.items()}
-    facts = [f"{name} {volume:.1f} cm³" for name, volume in volumes.items()]
-    if "reference" in masks and any(volumes.values()):
-        overlap = (masks["prediction"] & masks["reference"]).sum()
-        facts.append(f"Dice of the volumes {2 * overlap / sum(mask.sum() for mask in masks.values()):.3f}")
-    if not any(volumes.values()):
-        facts.append("no tumour found: slices from the middle of the scan")
-    top = 1 - 0.1 / figure.get_figheight()
-    left = 0.1 / figure.get_figwidth()
-    figure.text(left, top, "Lung tumour: " + " · ".join(facts), color="white", fontsize=13, va="top")
-    small = f"CT, {LUNG_WINDOW_HU[0]} to {LUNG_WINDOW_HU[1]} HU · slice number and position · for research only"
-    figure.text(left, top - 0.3 / figure.get_figheight(), small, color="0.7", fontsize=8, va="top")
-    handles = [
-        Line2D([], [], label=name, **style)
-        for name, style in (("prediction", _PREDICTION), ("reference", _REFERENCE))
-        if name in masks
-    ]
-    figure.legend(handles=handles, loc="upper right", frameon=False, labelcolor="white", fontsize=10)

@@ -28,7 +28,7 @@ class NsclcRadiomicsTest(tfds.testing.DatasetBuilderTestCase):
         "test": 1,
         "test_patients": 1,
     }
-    BUILDER_CONFIG_NAMES_TO_TEST = ["keras_256", "hu_window_256"]
+    BUILDER_CONFIG_NAMES_TO_TEST = ["slice_minmax_256", "hu_window_256"]
     # The check forbids `os`, so that data sets may lie in cloud buckets; DICOM folders are local.
     MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
 

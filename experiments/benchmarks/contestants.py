@@ -106,7 +106,7 @@ def ours(case: Case) -> Program:
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
     from rdunet_jax.networks.models import create_model, model_config
-    from rdunet_jax.training.loop import create_state, train_step
+    from rdunet_jax.training.step import create_state, train_step
     from rdunet_jax.workflows.start_up import order_for_memory
 
     order_for_memory()
@@ -117,7 +117,7 @@ def ours(case: Case) -> Program:
         predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
         return lambda: np.asarray(predict(variables, images[..., 0]))[..., np.newaxis]
     if case.task == "patient":
-        predictor = network_predictor(model, partial(normalise, intensity="keras"))
+        predictor = network_predictor(model, partial(normalise, intensity="slice_minmax"))
         window, volume = SlidingWindow(predictor, depth=case.depth, batch=case.batch), case.volume()
         window(variables, volume[: case.depth])  # compiles
         return lambda: [window(variables, volume) for _ in range(case.patients)][-1]

@@ -44,7 +44,7 @@ def train(settings: Settings, count: int) -> dict[str, object]:
     from rdunet_jax.config import RECIPES
     from rdunet_jax.networks.models import create_model, model_config
     from rdunet_jax.parallel import make_mesh, replicate, split_batch
-    from rdunet_jax.training.loop import create_state, train_step
+    from rdunet_jax.training.step import create_state, train_step
 
     recipe = replace(RECIPES["paper"], batch_size=settings.batch_size)
     size, rng = settings.image_size, np.random.default_rng(0)

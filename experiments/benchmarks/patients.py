@@ -29,5 +29,5 @@ def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "s
     first = (len(volume) - slices) // 2
     if first < 0:
         raise InputError(f"{ct}: has {len(volume)} slices; give --slices no more")
-    gray = to_gray(volume[first : first + slices], "keras")
-    return to_network_grid(gray, size, background("keras"))
+    gray = to_gray(volume[first : first + slices], "slice_minmax")
+    return to_network_grid(gray, size, background("slice_minmax"))

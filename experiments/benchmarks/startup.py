@@ -53,7 +53,7 @@ def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
     from rdunet_jax.config import TrainConfig
     from rdunet_jax.inference.sliding_window import network_predictor
     from rdunet_jax.networks.models import create_model, model_config
-    from rdunet_jax.training.loop import create_state, train_step
+    from rdunet_jax.training.step import create_state, train_step
 
     config = model_config("keras", **case.network(), **changes)
     model, shape = create_model(config), (case.depth, case.size, case.size)

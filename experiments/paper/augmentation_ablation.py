@@ -18,7 +18,7 @@ SCHEMES = {
     "none": "no augmentation",
     **{name.replace("_", " "): f"{name} alone" for name in PAPER_AUGMENTATION},
     "all eight": PROPOSED,
-    "Keras code's": "keras augmentation",
+    "Keras code's": "authors_code augmentation",
 }
 """Row: name of its run."""
 

@@ -35,7 +35,7 @@ from rdunet_jax.workflows.train import train_network
 
 T = TypeVar("T")
 PAPER = RECIPES["paper"]
-PROTOCOLS: tuple[Protocol, ...] = ("paper", "keras")
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "authors_code")
 
 RUNS: dict[str, tuple[str, TrainConfig]] = {
     PROPOSED: ("paper", PAPER),
@@ -53,7 +53,7 @@ RUNS: dict[str, tuple[str, TrainConfig]] = {
     "IoU": ("paper", replace(PAPER, loss="iou")),
     "no augmentation": ("paper", replace(PAPER, augmentation=())),
     **{f"{name} alone": ("paper", replace(PAPER, augmentation=(name,))) for name in PAPER_AUGMENTATION},
-    "keras augmentation": ("paper", replace(PAPER, augmentation=("keras",))),
+    "authors_code augmentation": ("paper", replace(PAPER, augmentation=("authors_code",))),
 }
 """Name: network and recipe."""
 
@@ -179,7 +179,7 @@ def narrow(model: ModelConfig) -> ModelConfig:
     )
 
 
-CONVENTIONS: dict[Protocol, str] = {"paper": "tumour slices", "keras": "Keras code"}
+CONVENTIONS: dict[Protocol, str] = {"paper": "tumour slices", "authors_code": "Keras code"}
 """How a protocol's Dice is averaged, in a table's words."""
 
 
@@ -187,7 +187,7 @@ def cells_of(summary: Summary | None, protocol: Protocol) -> Cells:
     """The cells of `DICE_AND_SLICES`; of a run that failed, all empty."""
     if summary is None:
         return (None,) * len(DICE_AND_SLICES)
-    over = {"paper": "dice_tumour_slices", "keras": "patient_dice"}[protocol]
+    over = {"paper": "dice_tumour_slices", "authors_code": "patient_dice"}[protocol]
     return tuple(
         summary[n] for n in (f"mean_{over}", f"median_{over}", "false_positive_slices", "false_negative_slices")
     )

@@ -4,9 +4,9 @@
 
 Trains 3D-UNet, 3D-DenseUNet, 3D-DenseUNet with recurrent block and the proposed network by the paper's recipe,
 256x256, at most 30 epochs each; how the first three are read is said in `rdunet_jax.networks.models`. A network that
-another table trained already is not trained again. In the paper they lie within 0.035 of mean Dice, the proposed network first.
-How long that takes on a GPU was not measured. --smoke takes some 5 minutes on 2 cores; the order of its rows says
-nothing.
+another table trained already is not trained again. In the paper they lie within 0.035 of mean Dice, the proposed
+network first. How long that takes on a GPU was not measured. --smoke takes some 5 minutes on 2 cores; the order of its
+rows says nothing.
 
 Two rows a network, one a way of averaging: see `table3_baselines.py`.
 """

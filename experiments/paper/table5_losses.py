@@ -2,10 +2,11 @@
 
     python -m experiments.paper.table5_losses --output build/paper --data-dir data     # or --smoke
 
-Tversky at five alphas (the weight of false positives, see `rdunet_jax.training.losses`; 0.5 is Dice), focal, IoU, and BCE,
-which is the proposed network of the other tables and trained once. 256x256, at most 30 epochs each. In the paper BCE has the
-best Dice, and with a rising alpha false positive slices tend to fall from 786 to 243 and false negative ones to rise
-from 221 to 396. How long that takes on a GPU was not measured. --smoke takes some 11 minutes on 2 cores.
+Tversky at five alphas (the weight of false positives, see `rdunet_jax.training.losses`; 0.5 is Dice), focal, IoU,
+and BCE, which is the proposed network of the other tables and trained once. 256x256, at most 30 epochs each. In the
+paper BCE has the best Dice, and with a rising alpha false positive slices tend to fall from 786 to 243 and false
+negative ones to rise from 221 to 396. How long that takes on a GPU was not measured. --smoke takes some 11 minutes on 2
+cores.
 
 Two rows a loss, one a way of averaging: see `table3_baselines.py`. A slice is falsely positive if it has no tumour and
 any predicted pixel, falsely negative if it has tumour and the prediction does not touch it; the `Keras code` rows count

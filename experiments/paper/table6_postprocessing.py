@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[float, int]] = {
     "0.8, no dilation": (0.8, 1),
 }
 """Row: threshold, diameter of the dilating kernel."""
-KERNELS: dict[Protocol, Kernel] = {"paper": "disk", "keras": "square"}
+KERNELS: dict[Protocol, Kernel] = {"paper": "disk", "authors_code": "square"}
 
 
 def score_settings(

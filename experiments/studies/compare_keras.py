@@ -43,13 +43,13 @@ from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.preprocessing.intensity import normalise
 from experiments.keras_baseline.convert import keras_model
 from rdunet_jax.config import RECIPES
-from rdunet_jax.networks.keras_weights import import_weights
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
-from rdunet_jax.training.loop import create_state
+from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows.demo import DATASET, INFERENCE, SLICES
 from rdunet_jax.workflows.display import number, print_table
 from rdunet_jax.workflows.evaluate import evaluate_network
+from rdunet_jax.workflows.import_weights import import_weights
 from rdunet_jax.workflows.prepare import prepare_source
 from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
 from rdunet_jax.workflows.stored_probabilities import store_probabilities
@@ -174,7 +174,7 @@ def score_both(data: Dataset, output: Path, console: Console) -> list[tuple[str,
     rows = []
     for name in ("keras", "ours"):
         paper = evaluate_network(data, output / name, "test", None, None, console)
-        keras_protocol = evaluate_network(data, output / name, "test", None, None, console, protocol="keras")
+        keras_protocol = evaluate_network(data, output / name, "test", None, None, console, protocol="authors_code")
         scores = [paper[f"{which}_dice_tumour_slices"] for which in ("mean", "median")]
         wrong = [str(paper[f"false_{which}_slices"]) for which in ("positive", "negative")]
         rows.append((name, *map(number, scores), *wrong, number(keras_protocol["mean_patient_dice"])))

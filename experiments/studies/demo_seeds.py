@@ -23,7 +23,7 @@ from data_pipeline.loading import Dataset
 from rdunet_jax.inference.postprocessing import dilate
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.training.loop import create_state
+from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows.demo import run_demo
 from rdunet_jax.workflows.display import number, print_table
 from rdunet_jax.workflows.prediction import ct_mask, sliding_window

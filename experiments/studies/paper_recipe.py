@@ -55,7 +55,9 @@ def rows_of(settings: Settings) -> dict[str, TrainConfig]:
     whole = replace(reduced, epochs=settings.steps // 50)
     short = replace(reduced, epochs=settings.short_steps // 50)
     rows = {f"seed {seed}": replace(whole, seed=seed) for seed in range(settings.seeds)}
-    rows |= {f"augmentation {name}": replace(short, augmentation=(name,)) for name in (*PAPER_AUGMENTATION, "keras")}
+    rows |= {
+        f"augmentation {name}": replace(short, augmentation=(name,)) for name in (*PAPER_AUGMENTATION, "authors_code")
+    }
     short = replace(short, augmentation=(), tversky_alpha=TVERSKY_ALPHA)
     return rows | {f"loss {formula}": replace(short, loss=formula) for formula in LOSSES}
 

@@ -51,7 +51,7 @@ DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_t
 RECIPE = replace(RECIPES["paper"], learning_rate=3e-3, steps_per_epoch=50, epochs=6, validation="none")
 INFERENCE = InferenceConfig(window_batch=4)
 
-PROTOCOLS: tuple[Protocol, ...] = ("paper", "keras")
+PROTOCOLS: tuple[Protocol, ...] = ("paper", "authors_code")
 COLUMNS = {
     "slices": ("paper", "slices"),
     "with tumour": ("paper", "tumour_slices"),
@@ -62,11 +62,11 @@ COLUMNS = {
     "FN": ("paper", "false_negative_slices"),
     "3-D Dice": ("paper", "mean_volumetric_dice"),
     "3-D HD95, mm": ("paper", "mean_volumetric_hd95_mm"),
-    "keras: Dice": ("keras", "mean_patient_dice"),
-    "keras: FP": ("keras", "false_positive_slices"),
-    "keras: FN": ("keras", "false_negative_slices"),
-    "keras: MSD, mm": ("keras", "mean_surface_distance_mm"),
-    "keras: HD95, mm": ("keras", "mean_hd95_mm"),
+    "authors_code: Dice": ("authors_code", "mean_patient_dice"),
+    "authors_code: FP": ("authors_code", "false_positive_slices"),
+    "authors_code: FN": ("authors_code", "false_negative_slices"),
+    "authors_code: MSD, mm": ("authors_code", "mean_surface_distance_mm"),
+    "authors_code: HD95, mm": ("authors_code", "mean_hd95_mm"),
 }
 """Columns of the table: protocol and score."""
 NOTE = """

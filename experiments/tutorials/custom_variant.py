@@ -17,7 +17,8 @@ from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.convolution import Conv3D
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.training.loop import create_state, fit
+from rdunet_jax.training.loop import fit
+from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows.prediction import ct_mask
 
 

@@ -20,7 +20,8 @@ from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.training.loop import create_state, fit
+from rdunet_jax.training.loop import fit
+from rdunet_jax.training.step import create_state
 
 
 @dataclass(frozen=True)

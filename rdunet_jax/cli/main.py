@@ -73,7 +73,7 @@ def train(
     recurrent_layers: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: bool = False,
-    recipe: Literal["paper", "keras", "plain"] = "paper",
+    recipe: Literal["paper", "authors_code", "plain"] = "paper",
     settings: OmitArgPrefixes[TrainConfig] = RECIPES["paper"],
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
     hosts: OmitArgPrefixes[HostsConfig] = _HOSTS,
@@ -86,7 +86,7 @@ def train(
     Args:
         data_dir: Folder with a data set that `rdunet prepare` made.
         workdir: Folder of the run. The same command again goes on from its last checkpoint.
-        dataset: Name of the data set, such as keras_256, where the folder holds several.
+        dataset: Name of the data set, such as slice_minmax_256, where the folder holds several.
         model: Name of the network.
         widths: Features of the encoder's levels, finest first (default: the network's own).
         recurrent_width: Features of each recurrent layer (default: the network's own).
@@ -124,7 +124,7 @@ def evaluate(
     threshold: float | Literal["histogram"] | None = None,
     dilation_diameter: int | None = None,
     kernel: Literal["disk", "square"] | None = None,
-    protocol: Literal["paper", "keras"] = "paper",
+    protocol: Literal["paper", "authors_code"] = "paper",
     html: bool = False,
     shard: str | None = None,
 ) -> None:
@@ -138,7 +138,7 @@ def evaluate(
         threshold: Probability above which a voxel is tumour, or `histogram`: picked for each patient (default: the
             run's).
         dilation_diameter: Diameter in pixels of the dilating kernel (default: the run's).
-        kernel: Its shape (default: the run's, or under `--protocol keras` a square).
+        kernel: Its shape (default: the run's, or under `--protocol authors_code` a square).
         protocol: The paper's scores of every slice, or its Keras code's: without the outer slices, dilated by a square.
         html: Also write `page.html`, one file to look at slices, overlays and scores in a browser.
         shard: To share the prediction among processes: `2/4` predicts every fourth patient, from the second, and
@@ -238,7 +238,7 @@ def import_weights(
     file: Positional[Path],
     workdir: Path,
     model: str = "keras",
-    intensity: Literal["keras", "hu_window"] = "keras",
+    intensity: Literal["slice_minmax", "hu_window"] = "slice_minmax",
     image_size: int = 256,
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
 ) -> None:
@@ -251,8 +251,8 @@ def import_weights(
         intensity: Gray conversion that the weights were trained on.
         image_size: Rows and columns of the slices that they were trained on, in pixels.
     """
-    from rdunet_jax.networks.keras_weights import import_weights as import_file
     from rdunet_jax.runs.workdir import RunConfig
+    from rdunet_jax.workflows.import_weights import import_weights as import_file
 
     run = RunConfig(_named(model), TrainConfig(), inference, intensity, image_size)
     run = import_file(file, workdir, run)
@@ -311,7 +311,7 @@ COMMANDS = {
 class _Chosen:
     """What is read first, for the other settings start from it."""
 
-    recipe: Literal["paper", "keras", "plain"] = "paper"
+    recipe: Literal["paper", "authors_code", "plain"] = "paper"
 
 
 def main() -> None:

@@ -4,17 +4,18 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 
+from data_pipeline.settings import Intensity
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.files import write_whole
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.training.checkpointing import Checkpoints
-from rdunet_jax.training.loop import create_state
+from rdunet_jax.training.step import create_state
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RunConfig:
     model: ModelConfig
     train: TrainConfig
     inference: InferenceConfig
-    intensity: Literal["keras", "hu_window"]
+    intensity: Intensity
     """Gray conversion of its data set."""
     image_size: int
     """Rows and columns of its patches."""

@@ -3,13 +3,13 @@
 `paper` (section 4): every slice; dilation by a disk; mean Dice over the tumour slices, and over all slices, where two
 empty masks score 1.
 
-`keras` (its public code): without the first and last 20% of the slices, rounded down; dilation by a full square; mean
-Dice over patients, each the mean over its slices whose Dice is neither 0 nor 1; surface distances in plane, in mm, over
-the slices where both masks hold something.
+`authors_code` (its public code): without the first and last 20% of the slices, rounded down; dilation by a full square;
+mean Dice over patients, each the mean over its slices whose Dice is neither 0 nor 1; surface distances in plane, in mm,
+over the slices where both masks hold something.
 
-Under `keras` a patient without such a slice, which its code leaves undefined, has the mean over its tumour slices, and
-is counted. A prediction that is missing (None) fails: Dice 0 on every slice and in 3-D, every tumour slice a false
-negative, every lesion missed. Such patients are counted, and so are the slices where both masks are empty. Both
+Under `authors_code` a patient without such a slice, which its code leaves undefined, has the mean over its tumour
+slices, and is counted. A prediction that is missing (None) fails: Dice 0 on every slice and in 3-D, every tumour slice
+a false negative, every lesion missed. Such patients are counted, and so are the slices where both masks are empty. Both
 protocols count false positive and false negative slices alike; both score masks on the CT's own grid (512 x 512 pixels
 in NSCLC-Radiomics). Beside them stand each patient's scores in 3-D, of all its slices: see `PatientScores`.
 """
@@ -24,7 +24,7 @@ from rdunet_jax.scoring.lesions import LesionScores, score_lesions
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.scoring.surface import SurfaceDistances, surface_distances
 
-Protocol = Literal["paper", "keras"]
+Protocol = Literal["paper", "authors_code"]
 Mask = Bool[np.ndarray, "depth height width"]
 Summary = dict[str, float | int | None]
 OUTER_SHARE = 0.2
@@ -110,7 +110,7 @@ class ProtocolScores:
     """Number of the first of them in the CT."""
     slices: SliceScores
     surfaces: list[SurfaceDistances]
-    """Of every slice under `keras`; else, or without a prediction, empty."""
+    """Of every slice under `authors_code`; else, or without a prediction, empty."""
 
 
 def score_protocol(
@@ -160,7 +160,7 @@ def summarise_protocol(scores: list[ProtocolScores], protocol: Protocol) -> Summ
 
 
 def patient_dice(scores: SliceScores) -> float:
-    """The `keras` protocol's mean Dice of a patient; 1 where it has neither a partial nor a tumour slice."""
+    """The `authors_code` protocol's mean Dice of a patient; 1 where it has neither a partial nor a tumour slice."""
     partial = _partial(scores)
     chosen = scores.dice[partial if partial.any() else scores.tumour]
     return float(chosen.mean()) if len(chosen) else float(not scores.missing)

@@ -10,7 +10,7 @@
 | `multiplicative_noise` | a factor of its own on each pixel                                                 |
 | `horizontal_flip`      | left and right exchanged                                                          |
 | `blur`                 | a Gaussian                                                                        |
-| `keras`                | the Keras code's scheme: nothing, a rotation of at most 5 degrees, an elastic     |
+| `authors_code`         | the Keras code's scheme: nothing, a rotation of at most 5 degrees, an elastic     |
 |                        | deformation, a change of intensity or a flip, with equal chance                   |
 
 The first eight are the paper's (section 3.2), each made with `AugmentConfig.chance` and as far as `AugmentConfig` says.
@@ -246,7 +246,7 @@ def elastic_deformation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
 _one_of_five = one_of(lambda key, patch, how: patch, rotation, elastic_deformation, intensity, horizontal_flip)
 
 
-def keras(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+def authors_code(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
     return _one_of_five(key, patch, KERAS)
 
 
@@ -270,7 +270,7 @@ AUGMENTATIONS: dict[Augmentation, Change] = {
     "multiplicative_noise": sometimes(multiplicative_noise),
     "horizontal_flip": sometimes(horizontal_flip),
     "blur": sometimes(blur),
-    "keras": keras,
+    "authors_code": authors_code,
 }
 
 

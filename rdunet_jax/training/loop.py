@@ -1,37 +1,26 @@
-"""Training: the state, the jitted step, and the loop (paper, section 3.3)."""
+"""The training loop (paper, section 3.3)."""
 
 import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax.training import train_state
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, PyTree, Shaped, UInt8, UInt32
+from jaxtyping import UInt8
 
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.parallel import BATCH_AXIS, any_process, is_first, local, make_mesh, replicate, split_batch
+from rdunet_jax.parallel import any_process, is_first, local, make_mesh, replicate, split_batch
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.training.augmentation import augment
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.history import History, StepRow
 from rdunet_jax.training.interruption import Stopped, StopRequest
 from rdunet_jax.training.losses import make_loss
-from rdunet_jax.training.optimizer import make_optimizer, plateau_decay, stops_early
-
-Batch = dict[str, Shaped[Any, "batch depth height width 1"]]
-Normalise = Callable[[Array], Array]
-"""Stored gray values, patches on the last three axes, to the network's input."""
-
+from rdunet_jax.training.optimizer import plateau_decay, stops_early
+from rdunet_jax.training.step import Batch, Normalise, TrainState, train_step
 
 TIMED_STEPS = 5
 """After so many steps a session tells how long it will take; the first of them compiles, and is not counted."""
@@ -41,119 +30,6 @@ SAVE_SECONDS = 600
 
 class NotFiniteError(RunError):
     """A loss or a gradient is infinite or no number."""
-
-
-class TrainState(train_state.TrainState):
-    """Everything that training changes; a checkpoint holds it whole."""
-
-    batch_stats: PyTree
-    plateau: optax.contrib.ReduceLROnPlateauState
-    key: UInt32[Array, "words"]
-    """The run's random key, as its words; each step folds its number in, so a resumed run draws the same."""
-    average: PyTree
-    """Moving average of `params` and `batch_stats`; empty unless `TrainConfig.ema` is set."""
-
-    @property
-    def variables(self) -> dict[str, PyTree]:
-        """What `model.apply` takes for inference: the moving average where there is one."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, int, int]) -> TrainState:
-    """A fresh state.
-
-    Args:
-        patch_shape: (depth, height, width).
-    """
-
-    @jax.jit  # op by op, initialising a large network takes minutes
-    def create() -> TrainState:
-        variables = model.init(jax.random.key(config.seed), jnp.zeros((1, *patch_shape, 1), jnp.float32))
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        state = TrainState.create(
-            apply_fn=model.apply,
-            params=params,
-            batch_stats=batch_stats,
-            tx=make_optimizer(config),
-            plateau=plateau_decay(config).init(params),
-            key=jax.random.key_data(jax.random.key(config.seed)),
-            average={} if config.ema is None else {"params": params, "batch_stats": batch_stats},
-        )
-        # Python numbers are weakly typed, and the step that gets them would compile once more for its own results.
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
-
-    return create()
-
-
-def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """Dice of probabilities over a whole batch, with the Keras code's +1 smoothing."""
-    return (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
-
-
-@partial(jax.jit, static_argnames=("config", "normalise", "mesh"), donate_argnames="state")
-def train_step(
-    state: TrainState, batch: Batch, config: TrainConfig, normalise: Normalise, mesh: Mesh | None = None
-) -> tuple[TrainState, dict[str, Array]]:
-    """One step on one batch; a step whose loss or gradient is not finite changes nothing.
-
-    Args:
-        batch: `image`, stored gray values, and `mask`, 0 or 1.
-        config: its augmentation, loss and moving average; the optimizer is the state's.
-        mesh: the devices that share the batch; None for one.
-
-    Returns:
-        The new state (the old one's buffers are gone), and the step's `loss`, soft `dice` and whether it is `finite`.
-    """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    images = normalise(batch["image"][..., 0])[..., jnp.newaxis]
-    masks = batch["mask"].astype(jnp.float32)
-    images, masks = _augment(jax.random.fold_in(key, 1), images, masks, config, mesh)
-    loss_function = make_loss(config.loss, config.tversky_alpha)
-
-    def loss_of(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        return loss_function(logits, masks), (logits, updates)
-
-    (loss, (logits, model_updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
-    scale = jnp.asarray(state.plateau.scale)
-    # Adam's update is proportional to its rate, so scaling the update is scaling the rate.
-    updates = jax.tree.map(lambda update: update * scale.astype(update.dtype), updates)
-    params, batch_stats = optax.apply_updates(state.params, updates), model_updates.get("batch_stats", {})
-    after = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        batch_stats=batch_stats,
-        average=_moving_average(state, params, batch_stats, config),
-    )
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
-    state = jax.tree.map(partial(jnp.where, finite), after, state)
-    return state, {"loss": loss, "dice": soft_dice(jax.nn.sigmoid(logits), masks), "finite": finite}
-
-
-def _augment(key: Array, images: Array, masks: Array, config: TrainConfig, mesh: Mesh | None) -> tuple[Array, Array]:
-    """Each device changes its own patches, with the keys that they have on one device too."""
-    change = partial(augment, names=config.augmentation, settings=config.augment)
-    if mesh is not None:
-        part = PartitionSpec(BATCH_AXIS)
-        change = jax.shard_map(change, mesh=mesh, in_specs=(part, part, part), out_specs=(part, part), check_vma=False)
-    return change(jax.random.split(key, len(images)), images, masks)
-
-
-def _moving_average(state: TrainState, params: PyTree, batch_stats: PyTree, config: TrainConfig) -> PyTree:
-    """Moves once an update: not with the batches in between, whose gradients are only gathered."""
-    if config.ema is None:
-        return state.average
-    part = jnp.where((state.step + 1) % config.accumulate == 0, 1 - config.ema, 0).astype(jnp.float32)
-    now = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(lambda average, value: average + part * (value - average), state.average, now)
 
 
 def fit(

@@ -53,10 +53,10 @@ def evaluate_network(
     """Scores the patients of a split; returns the summary.
 
     Args:
-        kernel: the protocol's if None: under `keras` a square, else the run's.
+        kernel: the protocol's if None: under `authors_code` a square, else the run's.
     """
     network = load_trained(workdir)
-    if kernel is None and protocol == "keras":
+    if kernel is None and protocol == "authors_code":
         kernel = "square"
     inference = inference_of(network, threshold, dilation_diameter, kernel)
     stored = store_probabilities(data, workdir, split, network, console)
@@ -187,7 +187,7 @@ def _tell_scores(console: Console, scores: dict[str, SliceScores]) -> None:
 
 def _tell_summary(console: Console, summary: Summary, protocol: Protocol) -> None:
     """What a protocol and the scores in 3-D say of all patients."""
-    if protocol == "keras":
+    if protocol == "authors_code":
         console.print(
             f"keras protocol: mean Dice of a patient {number(summary['mean_patient_dice'])} "
             f"(median {number(summary['median_patient_dice'])}), mean surface distance "

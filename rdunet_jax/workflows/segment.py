@@ -11,7 +11,8 @@ from data_pipeline.dicom.discovery import Patient, discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export.dicom import write_rtstruct, write_seg
-from data_pipeline.export.nifti import write_nifti, write_overview
+from data_pipeline.export.nifti import write_nifti
+from data_pipeline.export.overview import write_overview
 from data_pipeline.preprocessing.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
 from rdunet_jax.config import InferenceConfig

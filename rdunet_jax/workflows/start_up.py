@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from rdunet_jax.errors import RunError
 
 
 def prepare_jax() -> None:
@@ -53,7 +52,7 @@ def mistakes_in_one_line(stopped: str) -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
     try:
         yield
-    except (InputError, RunError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

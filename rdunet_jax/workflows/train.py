@@ -21,7 +21,8 @@ from rdunet_jax.parallel import is_first
 from rdunet_jax.runs.manifest import recorded_session
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.slices import score_slices, summarise
-from rdunet_jax.training.loop import TrainState, create_state, fit
+from rdunet_jax.training.loop import fit
+from rdunet_jax.training.step import TrainState, create_state
 from rdunet_jax.workflows.prediction import ct_mask, predict_patients
 
 OnProgress = Callable[[int, int], None]

@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory):
     return data_dir, folder, account
 
 
-@pytest.mark.parametrize("intensity", ["keras", "hu_window"])
+@pytest.mark.parametrize("intensity", ["slice_minmax", "hu_window"])
 def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
     settings = DatasetSettings(intensity=intensity, image_size=32)
     prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
@@ -181,7 +181,7 @@ def test_loading_names_what_there_is(prepared, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rdunet prepare"):
         Dataset(tmp_path)
     with pytest.raises(InputError, match="keras_32"):
-        Dataset(data_dir, "keras_256")
+        Dataset(data_dir, "slice_minmax_256")
     assert Dataset(data_dir, "keras_32").patient_count("train") == 1
 
 

@@ -1,4 +1,5 @@
-"""The rules of older code: against what the packages themselves gave, and `keras` against a plain transcription."""
+"""The rules of older code: against what the packages themselves gave, and `authors_code` against a plain
+transcription."""
 
 import hashlib
 from pathlib import Path
@@ -68,14 +69,14 @@ def test_keras_fills_rows_then_columns_between_the_vertices(seed):
         for line in lines:
             if line.any():
                 line[line.argmax() : len(line) - line[::-1].argmax()] = True
-    np.testing.assert_array_equal(layer("keras", [vertices], 20, 20), expected)
+    np.testing.assert_array_equal(layer("authors_code", [vertices], 20, 20), expected)
 
 
 def test_keras_does_not_fill_where_contours_share_a_vertex():
-    assert layer("keras", [TRIANGLE, [*TRIANGLE[:2], (9, 9)]], 20, 20).sum() == 4
+    assert layer("authors_code", [TRIANGLE, [*TRIANGLE[:2], (9, 9)]], 20, 20).sum() == 4
 
 
-@pytest.mark.parametrize("rule", ["rt_utils", "dcmrtstruct2nii", "keras"])
+@pytest.mark.parametrize("rule", ["rt_utils", "dcmrtstruct2nii", "authors_code"])
 def test_rules_go_with_the_account(rule):
     geometry = plain_geometry(height=20, width=20)
     contours = [drawn(geometry, 1, TRIANGLE, 0), drawn(geometry, 1, [(501, 1), (504, 13), (508, 1)], 1)]

@@ -19,7 +19,8 @@ from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export.dicom import ROI_NAME, write_rtstruct, write_seg
-from data_pipeline.export.nifti import write_nifti, write_overview
+from data_pipeline.export.nifti import write_nifti
+from data_pipeline.export.overview import write_overview
 
 IDENTITY = {"PatientName": "Canary^Maria", "PatientID": "CANARY-4711", "PatientBirthDate": "19010203"}
 

@@ -9,7 +9,7 @@ from data_pipeline.preprocessing.intensity import INTENSITIES, background, norma
 
 def test_keras_scales_every_slice_to_8_bits_by_itself() -> None:
     volume = np.array([[[-1000, 0], [500, 1000]], [[0, 1], [2, 4]], [[7, 7], [7, 7]]], np.int16)
-    gray = to_gray(volume, "keras")
+    gray = to_gray(volume, "slice_minmax")
     assert gray.dtype == np.uint8
     # (hu - min) / (max - min) * 255, rounded half to even; a constant slice is black
     assert gray.tolist() == [[[0, 128], [191, 255]], [[0, 64], [128, 255]], [[0, 0], [0, 0]]]
@@ -17,12 +17,12 @@ def test_keras_scales_every_slice_to_8_bits_by_itself() -> None:
 
 def test_keras_survives_the_whole_range_of_int16() -> None:
     volume = np.array([[[-32768, 32767]]], np.int16)
-    assert to_gray(volume, "keras").tolist() == [[[0, 255]]]
+    assert to_gray(volume, "slice_minmax").tolist() == [[[0, 255]]]
 
 
 def test_keras_divides_each_patch_by_its_own_maximum() -> None:
     patches = np.array([[[[0, 50]], [[100, 25]]], [[[0, 0]], [[0, 0]]]], np.uint8)
-    assert normalise(patches, "keras").tolist() == [[[[0, 0.5]], [[1, 0.25]]], [[[0, 0]], [[0, 0]]]]
+    assert normalise(patches, "slice_minmax").tolist() == [[[[0, 0.5]], [[1, 0.25]]], [[[0, 0]], [[0, 0]]]]
 
 
 def test_hu_window_clips_to_the_lung_window() -> None:

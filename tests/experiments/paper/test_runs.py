@@ -75,7 +75,7 @@ def test_a_second_session_trains_nothing_and_takes_no_other_run(
     tiny: Callable[[], Experiments], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tiny().summaries("2D-LungNet")
-    assert first is not None and first["paper"]["patients"] == first["keras"]["patients"] == 1
+    assert first is not None and first["paper"]["patients"] == first["authors_code"]["patients"] == 1
     monkeypatch.setattr(paper_runs, "train_network", no_training)
     monkeypatch.setattr(paper_runs, "evaluate_network", no_training)
     assert tiny().summaries("2D-LungNet") == first
@@ -152,7 +152,7 @@ def check_trend(summaries) -> None:
         )
         assert (np.diff(positives) <= 0).all() and (np.diff(negatives) >= 0).all()
         assert positives[0] > positives[-1] and negatives[0] < negatives[-1]
-        dice = {"paper": "mean_dice_tumour_slices", "keras": "mean_patient_dice"}[protocol]
+        dice = {"paper": "mean_dice_tumour_slices", "authors_code": "mean_patient_dice"}[protocol]
         for threshold in ("0.7", "0.8"):
             dilated, plain = summaries[threshold, protocol], summaries[f"{threshold}, no dilation", protocol]
             assert dilated["false_positive_slices"] == plain["false_positive_slices"]

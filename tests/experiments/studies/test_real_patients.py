@@ -38,11 +38,11 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
     named = dict(zip(COLUMNS, scores, strict=True))
     assert named["slices"] == len(patient.ct_mask)
     assert named["with tumour"] == patient.ct_mask.any((1, 2)).sum()
-    for part in ("test", "test-keras"):
+    for part in ("test", "test-authors_code"):
         assert (folder / "run" / "evaluation" / part / "page.html").exists()
 
     # Stopped between the two protocols: nothing is trained or prepared again.
-    (folder / "run" / "evaluation" / "test-keras" / "summary.json").unlink()
+    (folder / "run" / "evaluation" / "test-authors_code" / "summary.json").unlink()
     steps = (folder / "run" / "steps.csv").read_text()
     monkeypatch.setattr(real_patients, "prepare_source", None)
     assert read_scores(folder) is None

@@ -20,7 +20,7 @@ from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConf
 from rdunet_jax.networks.models import MODELS, create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
-from rdunet_jax.training.loop import create_state, train_step
+from rdunet_jax.training.step import create_state, train_step
 
 DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1")
@@ -87,9 +87,9 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
         patients = list(csv.DictReader(file))
     assert float(patients[0]["dice"]) == pytest.approx(2 * truth.sum() / (truth.sum() + len(truth) * 32 * 32))
     assert int(patients[0]["lesions_missed"]) == 0
-    status, out, _ = rdunet("evaluate", "--data-dir", data, "--workdir", work, "--protocol", "keras")
+    status, out, _ = rdunet("evaluate", "--data-dir", data, "--workdir", work, "--protocol", "authors_code")
     assert status == 0 and "dilated by a square" in out
-    assert (work / "evaluation" / "test-keras" / "summary.json").exists()
+    assert (work / "evaluation" / "test-authors_code" / "summary.json").exists()
 
     evaluations = work / "evaluation"
     status, out, _ = rdunet("compare", evaluations / "test", evaluations / "test")
@@ -117,11 +117,15 @@ def test_a_recipe_is_where_the_settings_start_from(rdunet, monkeypatch, tmp_path
     monkeypatch.setattr("data_pipeline.loading.Dataset", lambda *arguments: None)
     monkeypatch.setattr("rdunet_jax.workflows.train.train_network", lambda *arguments: seen.append(arguments[3]))
     train = ("train", "--data-dir", tmp_path, "--workdir", tmp_path)
-    for more in ((), ("--recipe", "keras"), ("--recipe", "keras", "--early-stopping", 4, "--rotation", 9)):
+    for more in (
+        (),
+        ("--recipe", "authors_code"),
+        ("--recipe", "authors_code", "--early-stopping", 4, "--rotation", 9),
+    ):
         assert rdunet(*train, *more)[0] == 0
     paper, keras, changed = seen
     assert paper == RECIPES["paper"] and len(paper.augmentation) == 8
-    assert keras == RECIPES["keras"] and keras.early_stopping == 15
+    assert keras == RECIPES["authors_code"] and keras.early_stopping == 15
     assert changed == replace(keras, early_stopping=4, augment=AugmentConfig(rotation=9))
 
 

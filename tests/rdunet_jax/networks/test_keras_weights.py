@@ -14,9 +14,10 @@ import pytest
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_files import read_keras_file, write_keras_file
-from rdunet_jax.networks.keras_weights import from_keras, import_weights, load_keras_weights, to_keras
+from rdunet_jax.networks.keras_weights import from_keras, load_keras_weights, to_keras
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
+from rdunet_jax.workflows.import_weights import import_weights
 
 SIZES = {"widths": (2, 3), "recurrent_width": 4, "recurrent_layers": 2}
 CONFIG = model_config("keras", **SIZES)

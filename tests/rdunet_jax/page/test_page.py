@@ -46,7 +46,7 @@ def small_patient(name: str = "patient-1") -> PagePatient:
 
 
 def write(path: Path, *patients: PagePatient, title: str = "Results") -> Path:
-    tables = {"Summary": [{"protocol": "paper", "Dice": 0.25}, {"protocol": "keras", "Dice": None}]}
+    tables = {"Summary": [{"protocol": "paper", "Dice": 0.25}, {"protocol": "authors_code", "Dice": None}]}
     write_page(path, title, patients, tables, ["One note."])
     return path
 
@@ -327,7 +327,7 @@ def test_without_truth_the_strip_shows_the_predicted_area(open_page, tmp_path):
 def test_tables_and_the_choice_of_patient(open_page, tmp_path):
     page = open_page(write(tmp_path / "page.html", small_patient("a"), small_patient("b")))
     assert page.locator("#tables td").all_text_contents() == [
-        *("paper", "0.250", "keras", "–"),
+        *("paper", "0.250", "authors_code", "–"),
         *("a", "0.500", "–", "b", "0.500", "–"),
     ]
     page.get_by_role("button", name="b", exact=True).click()

@@ -10,7 +10,7 @@ from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 
-RUN = RunConfig(model_config("tiny"), TrainConfig(), InferenceConfig(), "keras", 64)
+RUN = RunConfig(model_config("tiny"), TrainConfig(), InferenceConfig(), "slice_minmax", 64)
 
 
 def test_settings_come_back_as_they_were(tmp_path: Path) -> None:

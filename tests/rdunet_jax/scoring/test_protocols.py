@@ -109,7 +109,7 @@ def test_lesions_counted_by_hand() -> None:
 def test_the_keras_protocol_is_the_references_rules() -> None:
     """REFERENCE.md's rules, slice by slice in plain Python."""
     patients = [scan(seed, depth) for seed, depth in ((0, 23), (1, 25), (2, 30))]
-    scores = [score_protocol(prediction, truth, SPACING, "keras") for prediction, truth in patients]
+    scores = [score_protocol(prediction, truth, SPACING, "authors_code") for prediction, truth in patients]
     means, false_positives, false_negatives, surfaces = [], 0, 0, []
     for prediction, truth in patients:
         left_out = int(len(truth) * 0.2)
@@ -128,7 +128,7 @@ def test_the_keras_protocol_is_the_references_rules() -> None:
                     distances = surface_distance.compute_surface_distances(t, p, SPACING[1:])
                     surfaces.append(np.mean(surface_distance.compute_average_surface_distance(distances)))
         means.append(np.mean(partial))
-    summary = summarise_protocol(scores, "keras")
+    summary = summarise_protocol(scores, "authors_code")
     assert summary["mean_patient_dice"] == pytest.approx(np.mean(means))
     assert summary["median_patient_dice"] == pytest.approx(np.median(means))
     assert (summary["false_positive_slices"], summary["false_negative_slices"]) == (false_positives, false_negatives)
@@ -138,7 +138,7 @@ def test_the_keras_protocol_is_the_references_rules() -> None:
     assert summary["patients_without_partial_dice"] == 0
 
 
-@pytest.mark.parametrize("protocol", ["paper", "keras"])
+@pytest.mark.parametrize("protocol", ["paper", "authors_code"])
 def test_the_truth_scores_one_and_nothing_scores_as_counted(protocol) -> None:
     _, truth = scan()
     perfect = summarise_protocol([score_protocol(truth, truth, SPACING, protocol)], protocol)
@@ -146,7 +146,7 @@ def test_the_truth_scores_one_and_nothing_scores_as_counted(protocol) -> None:
     names = [name for name in perfect if "dice" in name and name.startswith(("mean", "median"))]
     assert names and all(perfect[name] == 1 for name in names)
     assert perfect["false_positive_slices"] == perfect["false_negative_slices"] == 0
-    # 9 tumour slices of 23, number 6 to 14; `keras` leaves out 4 slices at either end, none of them with tumour
+    # 9 tumour slices of 23, number 6 to 14; `authors_code` leaves out 4 slices at either end, none of them with tumour
     assert nothing["false_negative_slices"] == 9
     assert nothing["false_positive_slices"] == 0
     if protocol == "paper":
@@ -158,7 +158,7 @@ def test_the_truth_scores_one_and_nothing_scores_as_counted(protocol) -> None:
         assert perfect["mean_surface_distance_mm"] == 0
 
 
-@pytest.mark.parametrize("protocol", ["paper", "keras"])
+@pytest.mark.parametrize("protocol", ["paper", "authors_code"])
 @pytest.mark.parametrize("tumour", [True, False])
 def test_a_missing_prediction_fails_everywhere(tumour: bool, protocol) -> None:
     _, truth = scan()

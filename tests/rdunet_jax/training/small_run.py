@@ -22,7 +22,8 @@ import numpy as np
 from rdunet_jax.config import HostsConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.parallel import initialize, is_first, local
-from rdunet_jax.training.loop import create_state, fit
+from rdunet_jax.training.loop import fit
+from rdunet_jax.training.step import create_state
 
 
 class Small(nn.Module):

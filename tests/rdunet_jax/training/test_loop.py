@@ -20,8 +20,9 @@ from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.interruption import Stopped, StopRequest
-from rdunet_jax.training.loop import create_state, fit, train_step
+from rdunet_jax.training.loop import fit
 from rdunet_jax.training.optimizer import make_optimizer, plateau_decay, stops_early
+from rdunet_jax.training.step import create_state, train_step
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -15,7 +15,7 @@ from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
-from rdunet_jax.training.loop import create_state
+from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows import stored_probabilities as stored
 from rdunet_jax.workflows.evaluate import evaluate_network
 from rdunet_jax.workflows.prepare import prepare_source
@@ -81,7 +81,7 @@ def test_the_truth_scores_one(data: Dataset, workdir: Path, monkeypatch: pytest.
     paper = evaluate_network(data, workdir, "test", None, 1, QUIET)
     assert {name: paper[name] for name in (*ones, *in_3d_ones)} == dict.fromkeys((*ones, *in_3d_ones), 1.0)
     assert not any(paper[name] for name in (*zeros, *(f"mean_volumetric_{name}" for name in in_3d_zeros)))
-    keras = evaluate_network(data, workdir, "test", None, 1, QUIET, protocol="keras")
+    keras = evaluate_network(data, workdir, "test", None, 1, QUIET, protocol="authors_code")
     assert keras["mean_patient_dice"] == keras["median_patient_dice"] == 1.0
     assert keras["mean_surface_distance_mm"] == keras["mean_hd95_mm"] == 0.0
     assert not any(keras[name] for name in zeros)
@@ -107,7 +107,7 @@ def test_nothing_scores_what_is_counted_by_hand(data: Dataset, workdir: Path, mo
     assert paper["mean_volumetric_hd95_mm"] is None and paper["patients_without_surface_distance"] == 2
     assert paper["lesions_missed"] == paper["lesions"] and paper["lesions_false_positive"] == 0
 
-    keras = evaluate_network(data, workdir, "test", None, None, QUIET, protocol="keras")
+    keras = evaluate_network(data, workdir, "test", None, None, QUIET, protocol="authors_code")
     inner = [one[len(one) // 5 : len(one) - len(one) // 5] for one in tumour]
     slices, marked = sum(map(len, inner)), int(sum(one.sum() for one in inner))
     assert [keras[name] for name in counts] == [slices, marked, slices - marked, 0, marked]

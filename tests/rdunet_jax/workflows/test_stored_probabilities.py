@@ -18,7 +18,7 @@ from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
-from rdunet_jax.training.loop import create_state
+from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows.evaluate import evaluate_network
 from rdunet_jax.workflows.prepare import prepare_source
 from rdunet_jax.workflows.stored_probabilities import Shard, StoredProbabilities, store_probabilities
