@@ -9,8 +9,8 @@ import pytest
 from pydicom.data import get_testdata_file
 from rich.progress import Progress
 
-from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom import headers as dicom_index
+from data_pipeline.dicom.discovery import discover
 from data_pipeline.errors import InputError
 from tests.data_pipeline.dicom_files import Written, contour, uid, write_rtstruct, write_series
 
