@@ -5,6 +5,7 @@ from typing import Literal
 
 Intensity = Literal["slice_minmax", "hu_window"]
 PatchSelection = Literal["tumour_run", "any_tumour", "all"]
+FillRule = Literal["pixel_center", "rt_utils", "dcmrtstruct2nii", "authors_code"]
 
 DEFAULT_ROI = r"gtv[-_ ]?1"
 """The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""
@@ -25,6 +26,9 @@ class DatasetSettings:
     """Rows and columns of a slice, in pixels."""
     selection: PatchSelection = "tumour_run"
     """Training patches: the run of tumour slices, any patch with tumour, or all."""
+    fill_rule: FillRule = "pixel_center"
+    """Which voxels belong to a contour: those with their center inside (`pixel_center`), or the rule of other code, to
+    compare with its masks: `rt_utils`, `dcmrtstruct2nii`, or `authors_code` (the paper's Keras code)."""
     roi: str = DEFAULT_ROI
     """Regular expression that the whole name of the tumour's ROI matches, whatever its case."""
     seed: int = 0
@@ -37,5 +41,9 @@ class DatasetSettings:
     @property
     def name(self) -> str:
         """Names the dataset's folder, e.g. `slice_minmax_256`."""
-        suffix = "" if self.selection == "tumour_run" else f"_{self.selection}"
-        return f"{self.intensity}_{self.image_size}{suffix}"
+        parts = [self.intensity, str(self.image_size)]
+        if self.selection != "tumour_run":
+            parts.append(self.selection)
+        if self.fill_rule != "pixel_center":
+            parts.append(self.fill_rule)
+        return "_".join(parts)

@@ -1,6 +1,6 @@
 """How older public code fills contours, by name, so that its masks can be reproduced. Not for new work.
 
-`pixel_centre` is ours (`rasterise.fill`). The others, as checked voxel by voxel against rt-utils 1.2.7 (with OpenCV
+`pixel_center` is ours (`rasterise.fill`). The others, as checked voxel by voxel against rt-utils 1.2.7 (with OpenCV
 5.0) and dcmrtstruct2nii 5, and for `authors_code` written from what the code does:
 
 - `rt_utils`: vertices are rounded to pixels, and all contours of a slice go into one `cv2.fillPoly`: even-odd, edges
@@ -11,25 +11,23 @@
   average) and set; then each row is filled from its first to its last set pixel, and after that each column. Holes and
   hollows are lost. A slice where two contours share such a pixel is not filled at all.
 
-Which contours are usable, and on which slice, is decided as for `pixel_centre`.
+Which contours are usable, and on which slice, is decided as for `pixel_center`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from skimage.draw import polygon2mask
 
 from data_pipeline.contours.rasterise import Polygon, crossings, edges_of
-
-Rule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "authors_code"]
+from data_pipeline.settings import FillRule
 
 _Layer = Bool[np.ndarray, "height width"]
-_Vertices = Sequence[Float64[np.ndarray, "n 2"]]
+_Vertices = Sequence[Float64[np.ndarray, "_ 2"]]
 
 
-def fill_like(rule: Rule, mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygon]) -> list[int]:
+def fill_like(rule: FillRule, mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygon]) -> list[int]:
     """Set the voxels that an older rule would set, in place; otherwise as `rasterise.fill`."""
     layer = _LAYERS[rule]
     members: dict[tuple[int, int], list[Float64[np.ndarray, "n 2"]]] = {}

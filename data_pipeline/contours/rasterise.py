@@ -71,7 +71,7 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
     there), whose area and first moments two Gauss-Legendre nodes integrate exactly. Slices without area are left out,
     groups that overlap count twice.
     """
-    outlines: dict[tuple[int, int], list[Float64[np.ndarray, "n 2"]]] = {}
+    outlines: dict[tuple[int, int], list[Float64[np.ndarray, "_ 2"]]] = {}
     for polygon in polygons:
         outlines.setdefault((polygon.group, polygon.slice_index), []).append(polygon.vertices)
     layers = []
@@ -91,7 +91,7 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
 
 
 def edges_of(
-    polygons: Sequence[Shaped[np.ndarray, "n 2"]],
+    polygons: Sequence[Shaped[np.ndarray, "_ 2"]],
 ) -> tuple[Float64[np.ndarray, "m 4"], Int64[np.ndarray, "m"]]:
     """Edges (row, column, row, column) from the lower row to the higher, and the index of their polygon.
 

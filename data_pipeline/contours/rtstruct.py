@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 from pydicom import Dataset
 
-from data_pipeline.contours.legacy_fill import Rule, fill_like
+from data_pipeline.contours.legacy_fill import fill_like
 from data_pipeline.contours.rasterise import Polygon, fill, moments, snap
 from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
-from data_pipeline.dicom.geometry import CTGeometry
+from data_pipeline.dicom.geometry import FARTHEST_MM, CTGeometry
 from data_pipeline.errors import InputError
-from data_pipeline.settings import DEFAULT_ROI
+from data_pipeline.settings import DEFAULT_ROI, FillRule
 
-FARTHEST_MM = 1e5  # no scanner is larger; keeps the arithmetic finite whatever the file says
 OFF_PLANE_MM = 0.01
 
 
@@ -136,7 +135,7 @@ def _contour(item: Dataset, roi: Dataset, number: int) -> Contour:
 
 
 def mask_from_contours(
-    contours: Sequence[Contour], geometry: CTGeometry, *, rule: Rule = "pixel_centre"
+    contours: Sequence[Contour], geometry: CTGeometry, *, fill_rule: FillRule = "pixel_center"
 ) -> tuple[Bool[np.ndarray, "depth height width"], ContourAccount]:
     """Fill contours on the grid of a CT.
 
@@ -152,12 +151,12 @@ def mask_from_contours(
     Args:
         contours: as `read_contours` gives them.
         geometry: grid of the mask.
-        rule: how polygons are filled; `data_pipeline.contours.legacy_fill` describes those of older code.
+        fill_rule: how polygons are filled; `data_pipeline.contours.legacy_fill` describes the rules of older code.
 
     Raises:
         InputError: not one voxel results; the message counts the reasons.
     """
-    exact = rule == "pixel_centre"
+    exact = fill_rule == "pixel_center"
     place = _Placer(geometry, snap if exact else np.asarray)
     polygons: dict[int, Polygon] = {}  # keys: index in `contours`
     repairs: dict[int, list[str]] = {}
@@ -170,7 +169,7 @@ def mask_from_contours(
 
     mask = np.zeros(geometry.shape, np.bool_)
     placed = list(polygons)
-    empty = fill(mask, list(polygons.values())) if exact else fill_like(rule, mask, list(polygons.values()))
+    empty = fill(mask, list(polygons.values())) if exact else fill_like(fill_rule, mask, list(polygons.values()))
     for index in (placed[number] for number in empty):
         low, high = polygons[index].vertices.min(axis=0), polygons.pop(index).vertices.max(axis=0)
         on_image = (high >= 0).all() and (low <= np.array(geometry.shape[1:]) - 1).all()

@@ -1,4 +1,4 @@
-"""Which CT series lie in a folder tree, and which RTSTRUCTs belong to them: decided by UID, never by name."""
+"""Which CT series a folder tree holds, and which RTSTRUCTs belong to each: decided by UID, never by file name."""
 
 import filecmp
 from collections import Counter, defaultdict
@@ -18,34 +18,25 @@ _LAST_IDENTITY = 0x0020000E  # SeriesInstanceUID
 
 
 @dataclass(frozen=True)
-class Series:
-    """One DICOM series.
+class CTSeries:
+    """One CT series and the RTSTRUCTs drawn on it.
 
     Attributes:
-        series_uid, study_uid, patient_id: as its files say. They identify a person: not for logs, reports or outputs.
-        modality: `CT`.
-        files: one an image, ordered by path, which means nothing: `read_volume` orders by position.
+        series_uid, study_uid, patient_id: as in its files. They identify a person: not for logs, reports or outputs.
+        files: one file per image, ordered by path. This order has no meaning: `read_volume` sorts by position.
+        rtstructs: RTSTRUCT files that belong to the series; empty if there is none.
     """
 
     series_uid: str
     study_uid: str
     patient_id: str
-    modality: str
     files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Patient:
-    """One CT series with the RTSTRUCTs that belong to it (none, if nobody has contoured it)."""
-
-    patient_id: str
-    ct: Series
-    rtstructs: tuple[Path, ...]
+    rtstructs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A file that was left out though it looked like ours, and the one-line reason."""
+    """A file or folder that cannot be used, and the reason in one line."""
 
     what: Path
     reason: str
@@ -53,15 +44,15 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Discovery:
-    """All that lies under a folder.
+    """What a folder tree holds.
 
     Attributes:
-        patients: one entry a CT series, ordered by patient ID, then by path. Two series of a person are two entries.
+        series: the CT series, ordered by patient ID, then by path. One person may have several.
         rejected: files that cannot be used, ordered by path.
-        ignored: what is not for us, counted by kind: `not DICOM`, `DICOMDIR`, or the modality.
+        ignored: number of files that are not needed, by kind: `not DICOM`, `DICOMDIR`, or the modality.
     """
 
-    patients: tuple[Patient, ...]
+    series: tuple[CTSeries, ...]
     rejected: tuple[Rejection, ...]
     ignored: dict[str, int] = field(default_factory=dict)
 
@@ -117,9 +108,9 @@ def discover(
     if not images:
         hint = f" ({len(rejected)} files rejected, {rejected[0].what}: {rejected[0].reason})" if rejected else ""
         raise InputError(f"{source}: holds no DICOM CT series{hint}; name the folder that holds the CT slices")
-    patients = [_patient(files, structures[group]) for group, files in images.items()]
+    series = [_series(files, structures[group]) for group, files in images.items()]
     return Discovery(
-        tuple(sorted(patients, key=lambda one: (one.patient_id, one.ct.files[0]))),
+        tuple(sorted(series, key=lambda one: (one.patient_id, one.files[0]))),
         tuple(sorted(rejected, key=lambda one: one.what)),
         dict(sorted(ignored.items())),
     )
@@ -139,7 +130,7 @@ def _copies(headers: dict[Path, Header]) -> dict[Path, Path]:
     return copies
 
 
-def _patient(files: list[Path], rtstructs: list[Path]) -> Patient:
+def _series(files: list[Path], rtstructs: list[Path]) -> CTSeries:
     """Headers hold digests only, so one file of the series is asked for its identity."""
     try:
         with quiet_pydicom():
@@ -147,7 +138,7 @@ def _patient(files: list[Path], rtstructs: list[Path]) -> Patient:
             patient, study, series = (str(dataset.get(keyword) or "").strip() for keyword in _IDENTITY)
     except Exception as error:
         raise InputError(f"{files[0]}: changed while it was read ({type(error).__name__}); start again") from error
-    return Patient(patient, Series(series, study, patient, "CT", tuple(files)), tuple(rtstructs))
+    return CTSeries(series, study, patient, tuple(files), tuple(rtstructs))
 
 
 class _Owners:

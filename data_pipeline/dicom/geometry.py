@@ -9,7 +9,9 @@ from jaxtyping import Float64
 from data_pipeline.errors import InputError
 
 AFFINE_TOLERANCE = 0.1
-"""How far a slice may lie from the grid of an affine, as a fraction of the smallest voxel edge."""
+"""Largest distance of a slice from the grid of an affine, as a fraction of the smallest voxel edge."""
+FARTHEST_MM = 1e5
+"""Largest coordinate accepted from a file. No scanner is larger; it keeps the arithmetic finite."""
 
 
 @dataclass(frozen=True, eq=False)

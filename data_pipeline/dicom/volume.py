@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float64, Int16
 from pydicom import Dataset
 
-from data_pipeline.dicom.discovery import Series
+from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
-from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, CTGeometry
+from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, FARTHEST_MM, CTGeometry
 from data_pipeline.dicom.hounsfield import UnusableImageError, decode_hounsfield
 from data_pipeline.errors import InputError
 
@@ -21,7 +21,6 @@ SAME_POSITION_MM = 0.01
 UNEVEN = 0.01  # difference between gaps, as a fraction of the median one
 SAME_DIRECTION = 1e-3  # of a cosine, about 0.06 degrees
 MOST_PIXELS = 4096 * 4096  # a damaged header may claim any matrix
-FARTHEST_MM = 1e5  # no scanner is larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class _Slice:
     notes: tuple[str, ...]
 
 
-def read_volume(series: Series) -> CTVolume:
+def read_volume(series: CTSeries) -> CTVolume:
     """Read a CT series into one volume, slices ascending along the slice normal.
 
     Repaired, with a note: images not parallel to most are dropped, a slice stored twice is dropped once, and of several

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
-from data_pipeline.dicom.discovery import Patient, discover
+from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.errors import InputError
 from data_pipeline.nsclc_radiomics.report import write_report
 from data_pipeline.nsclc_radiomics.staging import (
@@ -153,7 +153,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         source = Path(dl_manager.manual_dir)
         found = discover(source, index=self._index, workers=self._workers, progress=self._progress)
         self._staging.mkdir()
-        jobs = self._jobs(found.patients)
+        jobs = self._jobs(found.series)
         patients, rejected = self._read(jobs)
         rejected += [{"patient": None, "reason": without_path(one.reason)} for one in found.rejected]
         if not patients:
@@ -204,14 +204,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[Example]:
         raise NotImplementedError("_split_generators hands out the generators itself")
 
-    def _jobs(self, patients: Sequence[Patient]) -> list[Job]:
+    def _jobs(self, series: Sequence[CTSeries]) -> list[Job]:
         """A job a CT, in the order of names; a person with several CTs keeps them apart."""
         key = b"" if self._keep_ids else load_key(*filter(None, [self._key_file]))
-        persons = [one.patient_id if self._keep_ids else pseudonym(one.patient_id, key) for one in patients]
+        persons = [one.patient_id if self._keep_ids else pseudonym(one.patient_id, key) for one in series]
         named = []
-        for place, (person, patient) in enumerate(zip(persons, patients, strict=True)):
+        for place, (person, ct) in enumerate(zip(persons, series, strict=True)):
             twins = persons[:place].count(person)
-            named.append((f"{person}.ct{twins + 1}" if twins else person, person, patient))
+            named.append((f"{person}.ct{twins + 1}" if twins else person, person, ct))
         if len({name for name, *_ in named}) < len(named):
             raise InputError("a Patient ID ends like our names of a person's further CTs (.ct2); leave --keep-ids out")
         named.sort(key=lambda one: one[0])
@@ -236,7 +236,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         settings, persons = self._settings, {job.person for job in taken}
         if self._split_file is not None and self._split_file.exists():
             return read_split(self._split_file, persons), set()
-        cup = vip_cup_parts({job.patient.patient_id: job.person for job in jobs})
+        cup = vip_cup_parts({job.series.patient_id: job.person for job in jobs})
         trains, tests = cup or (persons, None)
         inside = persons & (trains | (tests or set()))
         split = split_patients(inside, settings.seed, settings.test_share, settings.validation_share, tests)

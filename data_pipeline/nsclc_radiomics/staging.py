@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from data_pipeline.dicom.discovery import Patient
+from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.patches import PATCH_DEPTH, patch_starts
 from data_pipeline.preprocessing.patient import prepare_patient
@@ -45,7 +45,7 @@ class Job:
     number: int
     name: str
     person: str
-    patient: Patient
+    series: CTSeries
 
     def staged(self, staging: Path) -> Path:
         return staging / f"{self.number:05d}.npz"
@@ -58,7 +58,7 @@ Result = tuple[dict[str, Any] | None, str]
 def stage(job: Job, settings: DatasetSettings, staging: Path) -> Result:
     """Reads one patient and leaves the arrays in the folder; the record tells of them, with their digest."""
     try:
-        prepared = prepare_patient(job.patient, settings)
+        prepared = prepare_patient(job.series, settings)
     except InputError as error:
         return None, str(error)
     arrays = {
@@ -69,7 +69,7 @@ def stage(job: Job, settings: DatasetSettings, staging: Path) -> Result:
         "starts": patch_starts(np.asarray(prepared.mask.any(axis=(1, 2))), settings.selection),
     }
     np.savez(job.staged(staging), **arrays)
-    return prepared.record | {"patches": len(arrays["starts"]), "examples_sha256": _digest(arrays)}, ""
+    return asdict(prepared.record) | {"patches": len(arrays["starts"]), "examples_sha256": _digest(arrays)}, ""
 
 
 def stage_in_processes(

@@ -1,15 +1,14 @@
-"""One patient from DICOM to the arrays of a dataset, with an account of what happened on the way."""
+"""One CT with its contours, from DICOM to the arrays of a data set, with a record of what happened to the files."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
-from data_pipeline.dicom.discovery import Patient
+from data_pipeline.contours.rtstruct import ContourAccount, mask_from_contours, read_contours
+from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
@@ -18,57 +17,92 @@ from data_pipeline.preprocessing.network_grid import mask_to_network_grid, to_ne
 from data_pipeline.settings import DatasetSettings
 
 MOSTLY_AIR = 0.5
-"""A mask of which more is air lies outside the body (see `hounsfield.air_fraction`)."""
+"""A mask with a larger fraction of air is outside the body (see `hounsfield.air_fraction`)."""
+
+
+@dataclass(frozen=True)
+class PatientRecord:
+    """What happened to one patient's files on the way into a data set.
+
+    `dataclasses.asdict` of it is the patient's entry in `report.json`.
+
+    Attributes:
+        slices, rows, columns: shape of the CT.
+        tumour_slices: slices with at least one voxel of the mask.
+        spacing_mm: distance between slices, rows and columns.
+        hounsfield_range: lowest and highest HU.
+        contours: number of contours used, repaired and rejected; volume and centroid of the mask.
+        notes: what was repaired or is unusual, without identities.
+        inputs_sha256: SHA-256 of the files that were read; names and order of the files do not change it.
+    """
+
+    slices: int
+    tumour_slices: int
+    rows: int
+    columns: int
+    spacing_mm: tuple[float, float, float]
+    hounsfield_range: tuple[int, int]
+    contours: ContourAccount
+    notes: tuple[str, ...]
+    inputs_sha256: str
 
 
 @dataclass(frozen=True)
 class PreparedPatient:
-    """A whole patient on the network's grid."""
+    """A whole patient on the network's grid.
+
+    Attributes:
+        image: stored gray values, uint8 or int16 (see `intensity`).
+        mask: tumour mask on the network's grid.
+        ct_mask: tumour mask on the CT's own grid, against which predictions are scored.
+        spacing_mm: distance between slices, rows and columns of the CT, before the reduction to the network's grid.
+        record: what happened on the way.
+    """
 
     image: Shaped[np.ndarray, "depth size size"]
-    """Stored gray values, uint8 or int16 (see `intensity`)."""
     mask: Bool[np.ndarray, "depth size size"]
     ct_mask: Bool[np.ndarray, "depth height width"]
-    """The mask on the CT's own grid, against which predictions are scored."""
     spacing_mm: tuple[float, float, float]
-    """(slice, row, column) spacing of the CT itself, before the reduction to the network's grid."""
-    record: dict[str, Any]
-    """The account, JSON-able."""
+    record: PatientRecord
 
 
 def prepare_image(volume: CTVolume, intensity: Intensity, image_size: int) -> Shaped[np.ndarray, "depth size size"]:
-    """A CT as the network's stored gray values; training and segmentation of new patients share it."""
+    """A CT as the network's stored gray values; `prepare` and `segment` share it."""
     return to_network_grid(to_gray(volume.hounsfield, intensity), image_size, background(intensity))
 
 
-def prepare_patient(patient: Patient, settings: DatasetSettings) -> PreparedPatient:
-    """Reads one patient's CT and contours.
+def prepare_patient(series: CTSeries, settings: DatasetSettings) -> PreparedPatient:
+    """Read one CT and its contours.
+
+    Args:
+        series: the CT and the RTSTRUCTs drawn on it.
+        settings: ROI, fill rule, intensity and image size.
 
     Raises:
-        InputError: the CT or the contours cannot be used, or the mask comes out empty or outside the body.
+        InputError: the CT or the contours cannot be used, or the mask is empty or outside the body.
     """
-    rtstruct = _only_rtstruct(patient, settings.roi)
-    volume = read_volume(patient.ct)
+    rtstruct = _only_rtstruct(series, settings.roi)
+    volume = read_volume(series)
     contours = read_contours(rtstruct, settings.roi)
-    mask, account = mask_from_contours(contours, volume.geometry)
-    if not mask.any():
-        why = "; ".join(dict.fromkeys(reason for _, reason in account.rejected)) or "no contour holds a pixel centre"
-        raise InputError(f"{rtstruct}: its {account.total} contours give no tumour voxel ({why})")
+    try:
+        mask, account = mask_from_contours(contours, volume.geometry, fill_rule=settings.fill_rule)
+    except InputError as error:
+        raise InputError(f"{rtstruct}: {error}") from error
     air = air_fraction(volume.hounsfield, mask)
     if air > MOSTLY_AIR:
-        raise InputError(f"{rtstruct}: {air:.0%} of the tumour's mask is air; the contours seem displaced")
-    tumour_slices = mask.any(axis=(1, 2))
-    record = {
-        "slices": len(mask),
-        "tumour_slices": int(tumour_slices.sum()),
-        "rows": mask.shape[1],
-        "columns": mask.shape[2],
-        "spacing_mm": [round(float(s), 6) for s in volume.geometry.spacing_mm],
-        "hounsfield_range": [int(volume.hounsfield.min()), int(volume.hounsfield.max())],
-        "contours": asdict(account),
-        "notes": list(volume.notes),
-        "inputs_sha256": _digest([*patient.ct.files, rtstruct]),
-    }
+        raise InputError(f"{rtstruct}: {air:.0%} of the tumour mask is air; check that the contours belong to this CT")
+    between_slices, between_rows, between_columns = volume.geometry.spacing_mm
+    record = PatientRecord(
+        slices=len(mask),
+        tumour_slices=int(mask.any(axis=(1, 2)).sum()),
+        rows=mask.shape[1],
+        columns=mask.shape[2],
+        spacing_mm=(round(between_slices, 6), round(between_rows, 6), round(between_columns, 6)),
+        hounsfield_range=(int(volume.hounsfield.min()), int(volume.hounsfield.max())),
+        contours=account,
+        notes=volume.notes,
+        inputs_sha256=_digest([*series.files, rtstruct]),
+    )
     return PreparedPatient(
         image=prepare_image(volume, settings.intensity, settings.image_size),
         mask=mask_to_network_grid(mask, settings.image_size),
@@ -78,16 +112,15 @@ def prepare_patient(patient: Patient, settings: DatasetSettings) -> PreparedPati
     )
 
 
-def _only_rtstruct(patient: Patient, roi: str) -> Path:
-    """The patient's one RTSTRUCT that has the ROI."""
-    if not patient.rtstructs:
-        raise InputError(
-            f"{patient.ct.files[0].parent}: this CT has no RTSTRUCT that refers to it; training needs contours"
-        )
-    if len(patient.rtstructs) == 1:
-        return patient.rtstructs[0]
+def _only_rtstruct(series: CTSeries, roi: str) -> Path:
+    """The one RTSTRUCT of the series that has the ROI."""
+    folder = series.files[0].parent
+    if not series.rtstructs:
+        raise InputError(f"{folder}: no RTSTRUCT refers to this CT; a data set needs its contours")
+    if len(series.rtstructs) == 1:
+        return series.rtstructs[0]
     usable: list[Path] = []
-    for path in patient.rtstructs:
+    for path in series.rtstructs:
         try:
             read_contours(path, roi)
         except InputError:
@@ -95,7 +128,7 @@ def _only_rtstruct(patient: Patient, roi: str) -> Path:
         usable.append(path)
     if len(usable) != 1:
         raise InputError(
-            f"{patient.ct.files[0].parent}: {len(patient.rtstructs)} RTSTRUCTs refer to this CT, "
+            f"{folder}: {len(series.rtstructs)} RTSTRUCTs refer to this CT, "
             f"{len(usable)} of them with the ROI; move away all but the one to use"
         )
     return usable[0]

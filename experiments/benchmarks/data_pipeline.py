@@ -70,11 +70,11 @@ def rasterise(rounds: int = 7) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_phantoms(Path(folder), count=1, slices=60, workers=1)
-        (patient,) = discover(Path(folder)).patients
-        geometry = read_volume(patient.ct).geometry
-        series = load_series(str(patient.ct.files[0].parent))
+        (patient,) = discover(Path(folder)).series
+        geometry = read_volume(patient).geometry
+        series = load_series(str(patient.files[0].parent))
         reader = SimpleITK.ImageSeriesReader()
-        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(patient.ct.files[0].parent)))
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(patient.files[0].parent)))
         image = reader.Execute()
         for count in (60, 300):
             path = _with_contours(patient.rtstructs[0], geometry.positions_mm, geometry.sop_instance_uids, count)
@@ -135,16 +135,16 @@ def read(source: Path | None = None, rounds: int = 5) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             write_phantoms(Path(folder), count=1, slices=120, workers=1)
-        (patient,) = discover(source or Path(folder)).patients
+        (patient,) = discover(source or Path(folder)).series
         found = medians(
             {
-                "ours": lambda: read_volume(patient.ct),
-                "pydicom": lambda: [pydicom.dcmread(path).pixel_array for path in patient.ct.files],
+                "ours": lambda: read_volume(patient),
+                "pydicom": lambda: [pydicom.dcmread(path).pixel_array for path in patient.files],
             },
             rounds,
         )
         console.print(
-            f"{len(patient.ct.files)} slices: ours {found['ours']:.2f} s, pydicom {found['pydicom']:.2f} s, "
+            f"{len(patient.files)} slices: ours {found['ours']:.2f} s, pydicom {found['pydicom']:.2f} s, "
             f"ratio {found['ours'] / found['pydicom']:.2f}"
         )
 
@@ -237,7 +237,7 @@ def index(files: int = 100_000, workers: int = 2) -> None:
             with Progress(console=console, transient=True) as progress:
                 found = discover(folder / "source", index=folder / "index.json", workers=workers, progress=progress)
             seconds = time.perf_counter() - started
-            series = len(found.patients)
+            series = len(found.series)
             console.print(
                 f"{files} files, {series} series, {what}: {seconds:.0f} s, {files / seconds:,.0f} files a second"
             )

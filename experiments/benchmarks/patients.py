@@ -22,10 +22,10 @@ def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "s
     if ct is None:
         volume = hounsfield(draw_phantom(0, slices=slices))
     else:
-        patients = discover(ct).patients
+        patients = discover(ct).series
         if len(patients) != 1:
             raise InputError(f"{ct}: holds {len(patients)} patients; give --ct the folder of one")
-        volume = read_volume(patients[0].ct).hounsfield
+        volume = read_volume(patients[0]).hounsfield
     first = (len(volume) - slices) // 2
     if first < 0:
         raise InputError(f"{ct}: has {len(volume)} slices; give --slices no more")

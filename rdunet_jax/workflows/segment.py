@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from data_pipeline.contours.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
-from data_pipeline.dicom.discovery import Patient, discover
+from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export.dicom import write_rtstruct, write_seg
@@ -43,7 +43,7 @@ def segment_source(
     network = load_trained(workdir)
     inference = inference_of(network, threshold, dilation_diameter)
     window = sliding_window(network)
-    patients = discover(source).patients
+    patients = discover(source).series
     secret = b"" if keep_ids or len(patients) == 1 else load_key(*filter(None, [key]))
     failures: list[InputError] = []
     for number, patient in enumerate(patients, 1):
@@ -61,7 +61,7 @@ def segment_source(
 
 
 def _segment_patient(
-    patient: Patient,
+    patient: CTSeries,
     network: TrainedNetwork,
     inference: InferenceConfig,
     window: SlidingWindow,
@@ -70,7 +70,7 @@ def _segment_patient(
     html: bool,
     console: Console,
 ) -> None:
-    volume = read_volume(patient.ct)
+    volume = read_volume(patient)
     with progress_bar(console) as progress:
         bar = progress.add_task("segmenting", total=None)
         image = prepare_image(volume, network.config.intensity, network.config.image_size)
@@ -101,7 +101,7 @@ def _segment_patient(
         console.print(f"page:    {folder / 'page.html'}", markup=False)
 
 
-def _write(mask: np.ndarray, volume: CTVolume, patient: Patient, folder: Path, formats: tuple[Format, ...]) -> None:
+def _write(mask: np.ndarray, volume: CTVolume, patient: CTSeries, folder: Path, formats: tuple[Format, ...]) -> None:
     """The mask in each format; what a format cannot say is told after the others are written."""
     refused: list[InputError] = []
     for name in formats:
@@ -110,14 +110,14 @@ def _write(mask: np.ndarray, volume: CTVolume, patient: Patient, folder: Path, f
                 write_nifti(mask, volume.geometry, folder / FILES[name])
             else:
                 write = write_seg if name == "seg" else write_rtstruct
-                write(mask, volume.geometry, patient.ct.files, folder / FILES[name])
+                write(mask, volume.geometry, patient.files, folder / FILES[name])
         except InputError as error:
             refused.append(error)
     if refused:
         raise refused[0]
 
 
-def _contoured(patient: Patient, volume: CTVolume) -> np.ndarray | None:
+def _contoured(patient: CTSeries, volume: CTVolume) -> np.ndarray | None:
     """The mask of the CT's own contours, to draw beside the prediction where there are any."""
     for path in patient.rtstructs:
         try:

@@ -48,10 +48,10 @@ def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
     prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
     data = Dataset(tmp_path)
     assert (data.intensity, data.image_size) == (intensity, 32)
-    found = {patient.patient_id: patient for patient in discover(DUMMY).patients}
+    found = {patient.patient_id: patient for patient in discover(DUMMY).series}
     for split, (name,) in data.account["splits"].items():
         (example,) = data.patients(split)
-        volume = read_volume(found[name].ct)
+        volume = read_volume(found[name])
         mask, _ = mask_from_contours(read_contours(found[name].rtstructs[0]), volume.geometry)
         np.testing.assert_array_equal(example.image, prepare_image(volume, intensity, 32))
         np.testing.assert_array_equal(example.ct_mask, mask)
@@ -111,7 +111,7 @@ def test_patients_are_under_pseudonyms_unless_asked_otherwise(tmp_path: Path) ->
 
 def test_one_broken_patient_is_reported_and_the_others_are_prepared(tmp_path: Path) -> None:
     source = shutil.copytree(DUMMY, tmp_path / "source")
-    ct = next(patient for patient in discover(source).patients if patient.patient_id == "PHANTOM-002").ct
+    ct = next(patient for patient in discover(source).series if patient.patient_id == "PHANTOM-002")
     for path in ct.files:
         path.write_bytes(path.read_bytes()[:-600])  # the pixels' end is missing
     _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, keep_ids=True, workers=1)
@@ -123,7 +123,7 @@ def test_one_broken_patient_is_reported_and_the_others_are_prepared(tmp_path: Pa
 
 def test_a_mask_outside_the_body_is_rejected(tmp_path: Path) -> None:
     source = shutil.copytree(DUMMY, tmp_path / "source")
-    ct = next(patient for patient in discover(source).patients if patient.patient_id == "PHANTOM-003").ct
+    ct = next(patient for patient in discover(source).series if patient.patient_id == "PHANTOM-003")
     for path in ct.files:  # the scanner saw nothing but air
         dataset = pydicom.dcmread(path)
         dataset.PixelData = np.full((dataset.Rows, dataset.Columns), 24, np.uint16).tobytes()
@@ -134,7 +134,7 @@ def test_a_mask_outside_the_body_is_rejected(tmp_path: Path) -> None:
 
 
 def rename_roi(source: Path) -> None:
-    for patient in discover(source).patients:
+    for patient in discover(source).series:
         for path in patient.rtstructs:
             dataset = pydicom.dcmread(path)
             for roi in dataset.StructureSetROISequence:
@@ -143,7 +143,7 @@ def rename_roi(source: Path) -> None:
 
 
 def remove_rtstructs(source: Path) -> None:
-    for patient in discover(source).patients:
+    for patient in discover(source).series:
         for path in patient.rtstructs:
             path.unlink()
 

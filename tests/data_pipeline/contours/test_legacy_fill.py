@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.contours.legacy_fill import Rule, fill_like
+from data_pipeline.contours.legacy_fill import fill_like
 from data_pipeline.contours.rasterise import Polygon
 from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.dicom.volume import read_volume
+from data_pipeline.settings import FillRule
 from tests.data_pipeline.shapes import drawn, plain_geometry
 
 # cv2.fillPoly (OpenCV 5.0) of a triangle and a square in one call: the square is a hole, its outline is set.
@@ -33,7 +34,7 @@ TRIANGLE, SQUARE = [(1, 1), (4, 13), (8, 1)], [(3, 3), (3, 7), (6, 7), (6, 3)]
 FILLED_400 = "3c18ea0c3368079ab7403ac57bee39f08ca6be0913ea35f30f57b6b8dcfd78f2"
 
 
-def layer(rule: Rule, polygons: list, height: int, width: int) -> np.ndarray:
+def layer(rule: FillRule, polygons: list, height: int, width: int) -> np.ndarray:
     mask = np.zeros((1, height, width), bool)
     fill_like(rule, mask, [Polygon(0, 0, np.asarray(vertices, float)) for vertices in polygons])
     return mask[0]
@@ -80,7 +81,7 @@ def test_keras_does_not_fill_where_contours_share_a_vertex():
 def test_rules_go_with_the_account(rule):
     geometry = plain_geometry(height=20, width=20)
     contours = [drawn(geometry, 1, TRIANGLE, 0), drawn(geometry, 1, [(501, 1), (504, 13), (508, 1)], 1)]
-    mask, account = mask_from_contours(contours, geometry, rule=rule)
+    mask, account = mask_from_contours(contours, geometry, fill_rule=rule)
     assert mask[1].sum() == mask.sum() == account.mask_voxels > 0
     assert account.used == 1 and account.rejected == ((1, "lies outside the image"),)
 
@@ -88,7 +89,7 @@ def test_rules_go_with_the_account(rule):
 def test_a_contour_without_area_has_pixels_by_the_older_rules_only():
     geometry = plain_geometry(height=20, width=20)
     line = drawn(geometry, 1, [(3, 2), (3, 9), (3, 5)])
-    _, account = mask_from_contours([line], geometry, rule="rt_utils")
+    _, account = mask_from_contours([line], geometry, fill_rule="rt_utils")
     assert account.mask_voxels == 8 and account.polygon_volume_mm3 == 0
     np.testing.assert_allclose(account.mask_centroid_mm, (5.5, 3, 1))
     assert np.isnan(account.polygon_centroid_mm).all()
@@ -109,10 +110,10 @@ def test_a_contour_without_area_has_pixels_by_the_older_rules_only():
 )
 def test_real_patient(lung1, rule, roi, voxels):
     geometry, path = lung1
-    assert mask_from_contours(read_contours(path, roi), geometry, rule=rule)[1].mask_voxels == voxels
+    assert mask_from_contours(read_contours(path, roi), geometry, fill_rule=rule)[1].mask_voxels == voxels
 
 
 @pytest.fixture(scope="module")
 def lung1(real_patients) -> tuple[CTGeometry, Path]:
-    patient = discover(real_patients / "lung1_001").patients[0]
-    return read_volume(patient.ct).geometry, patient.rtstructs[0]
+    patient = discover(real_patients / "lung1_001").series[0]
+    return read_volume(patient).geometry, patient.rtstructs[0]

@@ -307,8 +307,8 @@ def test_coordinates_that_are_no_coordinates_are_rejected_one_by_one(tmp_path, d
     tag = Tag("ContourData")
     broken[tag] = RawDataElement(tag, "DS", len(data), data.encode(), 0, False, True)
     path = write_rtstruct(tmp_path / "rs", {"GTV-1": [contour(series.points(1, SQUARE)), broken]}, series)
-    (patient,) = discover(tmp_path).patients
-    _, account = mask_from_contours(read_contours(path), read_volume(patient.ct).geometry)
+    (patient,) = discover(tmp_path).series
+    _, account = mask_from_contours(read_contours(path), read_volume(patient).geometry)
     assert account.rejected == ((1, "its coordinates are not a list of x, y, z"),) and account.used == 1
 
 
@@ -350,8 +350,8 @@ def test_from_files_to_mask_in_any_orientation(tmp_path, seed):
     hole = [(9.3, 7.2), (18.1, 8.8), (15.4, 12.6)]
     drawn_on = [contour(series.points(2, points), series.uids[2]) for points in (outline, hole)]
     write_rtstruct(tmp_path / "rs", {"GTV-1": drawn_on}, series)
-    (patient,) = discover(tmp_path).patients
-    geometry = read_volume(patient.ct).geometry
+    (patient,) = discover(tmp_path).series
+    geometry = read_volume(patient).geometry
     contours = read_contours(patient.rtstructs[0])
     mask, account = mask_from_contours(contours, geometry)
     assert_equal_off_the_edges(mask[2], *inside(contours, geometry, 2))
@@ -361,9 +361,9 @@ def test_from_files_to_mask_in_any_orientation(tmp_path, seed):
 def test_a_file_in_another_frame_is_told(tmp_path):
     series = write_series(tmp_path / "ct")
     path = write_rtstruct(tmp_path / "rs", {"GTV-1": [contour(series.points(1, SQUARE))]}, series, frame=uid(66))
-    (patient,) = discover(tmp_path).patients
+    (patient,) = discover(tmp_path).series
     with pytest.raises(InputError, match="1 x is in another frame of reference"):
-        mask_from_contours(read_contours(path), read_volume(patient.ct).geometry)
+        mask_from_contours(read_contours(path), read_volume(patient).geometry)
 
 
 # --- real patients ---
@@ -371,8 +371,8 @@ def test_a_file_in_another_frame_is_told(tmp_path):
 
 @pytest.mark.parametrize(("number", "slices", "used", "volume_mm3"), [(0, 60, 26, 358_661), (1, 134, 21, 156_346)])
 def test_real_patients(real_patients, number, slices, used, volume_mm3):
-    patient = discover(real_patients).patients[number]
-    volume = read_volume(patient.ct)
+    patient = discover(real_patients).series[number]
+    volume = read_volume(patient)
     geometry = volume.geometry
     contours = read_contours(patient.rtstructs[0])
     mask, account = mask_from_contours(contours, geometry)
@@ -410,10 +410,10 @@ def test_the_sample_patients_equal_the_oracle(tmp_path):
         if "could not download" not in str(error):
             raise
         pytest.skip(f"the sample patients cannot be had here: {error}")
-    patients = discover(tmp_path / "sample").patients
+    patients = discover(tmp_path / "sample").series
     assert len(patients) == 4
     for patient in patients:
-        geometry = read_volume(patient.ct).geometry
+        geometry = read_volume(patient).geometry
         contours = read_contours(patient.rtstructs[0])
         mask, account = mask_from_contours(contours, geometry)
         assert account.used == account.total == len(contours) and not account.rejected

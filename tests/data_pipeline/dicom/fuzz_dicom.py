@@ -119,8 +119,8 @@ def damaged(whole: bytes, generator: np.random.Generator) -> bytes:
 
 
 def use(folder: Path) -> None:
-    for patient in discover(folder).patients:
-        volume = read_volume(patient.ct)
+    for patient in discover(folder).series:
+        volume = read_volume(patient)
         for rtstruct in patient.rtstructs:
             mask_from_contours(read_contours(rtstruct), volume.geometry)
 

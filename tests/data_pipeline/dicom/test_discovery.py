@@ -29,11 +29,11 @@ def test_any_layout_gives_the_same_patients(tmp_path, layout):
             series = write_series(folder, patient=patient, series=number, prefix=f"{patient}{number}")
             rtstruct(tmp_path / layout.format(p=patient, s=7) / f"plan{patient}{number}", series, patient=patient)
     found = discover(tmp_path)
-    assert [one.patient_id for one in found.patients] == ["PATIENT-1", "PATIENT-1", "PATIENT-2", "PATIENT-2"]
-    assert {one.ct.series_uid: [path.name for path in one.rtstructs] for one in found.patients} == {
+    assert [one.patient_id for one in found.series] == ["PATIENT-1", "PATIENT-1", "PATIENT-2", "PATIENT-2"]
+    assert {one.series_uid: [path.name for path in one.rtstructs] for one in found.series} == {
         uid(patient, number, 2): [f"plan{patient}{number}"] for patient in (1, 2) for number in (1, 2)
     }
-    assert all(len(one.ct.files) == 4 and one.ct.study_uid == uid(int(one.patient_id[-1]), 1) for one in found.patients)
+    assert all(len(one.files) == 4 and one.study_uid == uid(int(one.patient_id[-1]), 1) for one in found.series)
     assert not found.rejected and not found.ignored
 
 
@@ -51,7 +51,7 @@ def test_what_is_not_ours_is_counted_or_named(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "fifo")
     found = discover(tmp_path)
-    assert [one.ct.series_uid for one in found.patients] == [series.series_uid]
+    assert [one.series_uid for one in found.series] == [series.series_uid]
     assert found.ignored == {"DICOMDIR": 1, "PT": 4, "not DICOM": 2, "other DICOM": 1}
     assert {one.what.parent.name + "/" + one.what.name: one.reason for one in found.rejected} == {
         f"{tmp_path.name}/zz copy of a slice": f"a copy of {series.files[0]}",
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", guarded)
     found = discover(tmp_path)
-    assert len(found.patients) == 1
+    assert len(found.series) == 1
     assert [(one.what.name, one.reason) for one in found.rejected] == [("locked", "a folder that cannot be read")]
 
 
@@ -105,7 +105,7 @@ def test_pairing_falls_back_from_series_to_images_to_frame(tmp_path, edit):
     series = write_series(tmp_path / "a")
     write_series(tmp_path / "b", series=2, FrameOfReferenceUID=uid(77))
     path = rtstruct(tmp_path / "rs", series, edit=edit)
-    first, second = discover(tmp_path).patients
+    first, second = discover(tmp_path).series
     assert first.rtstructs == (path,) and not second.rtstructs
 
 
@@ -124,7 +124,7 @@ def test_uids_repeated_between_patients_are_told_apart(tmp_path):
         series = write_series(tmp_path / str(patient), PatientID=f"P{patient}")
         name = lambda dataset, patient=patient: setattr(dataset, "PatientID", f"P{patient}")  # noqa: E731
         paths.append(rtstruct(tmp_path / f"rs{patient}", series, edit=name))
-    assert [one.rtstructs for one in discover(tmp_path).patients] == [(path,) for path in paths]
+    assert [one.rtstructs for one in discover(tmp_path).series] == [(path,) for path in paths]
 
 
 def test_absent_or_empty_folders_are_one_clear_line(tmp_path):
@@ -150,11 +150,11 @@ def test_index_is_reused_until_a_file_changes(tmp_path, monkeypatch):
     assert discover(tmp_path / "in", index=index) == fresh and not read
     os.utime(series.files[2])
     (tmp_path / "in/new.txt").write_text("new")
-    assert discover(tmp_path / "in", index=index).patients == fresh.patients
+    assert discover(tmp_path / "in", index=index).series == fresh.series
     assert set(read) == {series.files[2], tmp_path / "in/new.txt"}
     index.write_text(index.read_text()[:-20])
     read.clear()
-    assert discover(tmp_path / "in", index=index).patients == fresh.patients and len(read) == 6
+    assert discover(tmp_path / "in", index=index).series == fresh.series and len(read) == 6
 
 
 def test_index_holds_no_identities(tmp_path):
@@ -194,5 +194,5 @@ def test_interrupted_reading_keeps_what_it_has(tmp_path, monkeypatch):
 
 def test_real_patients(real_patients):
     found = discover(real_patients)
-    assert [(len(one.ct.files), len(one.rtstructs)) for one in found.patients] == [(60, 1), (134, 1)]
+    assert [(len(one.files), len(one.rtstructs)) for one in found.series] == [(60, 1), (134, 1)]
     assert not found.rejected

@@ -43,8 +43,8 @@ def test_a_good_patient_beside_a_broken_one_is_still_read(tmp_path):
     broken[0].write_bytes(broken[0].read_bytes()[:-50])
     broken[1].write_bytes(broken[1].read_bytes()[:200])
     found = discover(tmp_path)
-    good, bad = found.patients
+    good, bad = found.series
     assert [one.what for one in found.rejected] == [broken[1]]
-    assert read_volume(good.ct).hounsfield.shape == (4, 12, 10)
+    assert read_volume(good).hounsfield.shape == (4, 12, 10)
     with pytest.raises(InputError, match=str(broken[0])):
-        read_volume(bad.ct)
+        read_volume(bad)

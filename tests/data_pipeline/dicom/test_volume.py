@@ -18,7 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipeline.dicom.discovery import Series, discover
+from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.hounsfield import AIR, air_fraction
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
@@ -27,8 +27,8 @@ from tests.data_pipeline.shapes import random_geometry, rotation
 
 
 def volume_of(folder: Path) -> CTVolume:
-    (patient,) = discover(folder).patients
-    return read_volume(patient.ct)
+    (patient,) = discover(folder).series
+    return read_volume(patient)
 
 
 ORIENTATIONS = {
@@ -266,7 +266,7 @@ def test_a_slice_stored_twice_is_dropped_once(tmp_path):
             image.SeriesInstanceUID = uid(8)
 
     write_series(tmp_path / "again", edit=under_another_uid)
-    (series,) = (one.ct for one in discover(tmp_path).patients if one.ct.series_uid == written.series_uid)
+    (series,) = (one for one in discover(tmp_path).series if one.series_uid == written.series_uid)
     volume = read_volume(series)
     assert volume.notes == ("dropped 1 slices that are stored twice",)
     np.testing.assert_array_equal(volume.hounsfield, written.stored.astype(int) - 1024)
@@ -358,24 +358,24 @@ def test_a_file_that_is_gone_or_not_dicom_is_an_input_error(tmp_path):
     (tmp_path / "text").write_text("no DICOM")
     for name, message in (("gone", "FileNotFoundError"), ("text", "not DICOM")):
         with pytest.raises(InputError, match=message):
-            read_volume(Series("", "", "", "CT", (tmp_path / name,)))
+            read_volume(CTSeries("", "", "", (tmp_path / name,)))
 
 
 def test_every_file_that_pydicom_ships():
     """Truncated, mislabelled, without preamble, in every encoding: read or refused, each patient by itself."""
     found = discover(Path(pydicom.__file__).parent / "data")
     shapes = []
-    for patient in found.patients:
+    for patient in found.series:
         try:
-            shapes.append(read_volume(patient.ct).hounsfield.shape)
+            shapes.append(read_volume(patient).hounsfield.shape)
         except InputError as error:
             assert "\n" not in str(error)
     assert shapes == [(5, 16, 16)]
-    assert len(found.patients) > 4 and sum(found.ignored.values()) > 100
+    assert len(found.series) > 4 and sum(found.ignored.values()) > 100
 
 
 def test_real_patients(real_patients):
-    ibsi, lung1 = (read_volume(patient.ct) for patient in discover(real_patients).patients)
+    ibsi, lung1 = (read_volume(patient) for patient in discover(real_patients).series)
     assert lung1.hounsfield.shape == (134, 512, 512) and ibsi.hounsfield.shape == (60, 201, 204)
     assert not lung1.notes and not ibsi.notes
     np.testing.assert_allclose(lung1.geometry.spacing_mm, (3, 0.9765625, 0.9765625))

@@ -105,18 +105,18 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sample]:
     for seed, (name, kind) in enumerate(KINDS.items()):
         folder = tmp_path_factory.mktemp("series") / "ct"
         _write_series(folder, kind, seed)
-        (patient,) = discover(folder).patients
-        made[name] = Sample(read_volume(patient.ct), patient.ct.files)
+        (patient,) = discover(folder).series
+        made[name] = Sample(read_volume(patient), patient.files)
     return made
 
 
 @cache
 def _real(folder: Path) -> tuple[Sample, np.ndarray]:
     """A real patient and the mask of its GTV-1."""
-    (patient,) = discover(folder).patients
-    volume = read_volume(patient.ct)
+    (patient,) = discover(folder).series
+    volume = read_volume(patient)
     mask, _ = mask_from_contours(read_contours(patient.rtstructs[0]), volume.geometry)
-    return Sample(volume, patient.ct.files), mask
+    return Sample(volume, patient.files), mask
 
 
 def _assert_simpleitk_agrees(sample: Sample, mask: np.ndarray, path: Path) -> None:
@@ -241,10 +241,10 @@ def test_rtstruct_refers_to_its_series_and_says_what_it_is(samples: dict[str, Sa
     assert contour.ContourGeometricType == "CLOSED_PLANAR" and contour.NumberOfContourPoints == 4
     assert contour.ContourImageSequence[0].ReferencedSOPInstanceUID == geometry.sop_instance_uids[2]
     assert max(len(str(value)) for value in contour.ContourData) <= 16
-    (patient,) = discover(sample.files[0].parent).patients  # and our own way in pairs the two
+    (patient,) = discover(sample.files[0].parent).series  # and our own way in pairs the two
     assert not patient.rtstructs
     (sample.files[0].parent / "rtstruct.dcm").write_bytes((tmp_path / "rtstruct.dcm").read_bytes())
-    (patient,) = discover(sample.files[0].parent).patients
+    (patient,) = discover(sample.files[0].parent).series
     assert [path.name for path in patient.rtstructs] == ["rtstruct.dcm"]
     (sample.files[0].parent / "rtstruct.dcm").unlink()
 

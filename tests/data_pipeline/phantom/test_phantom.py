@@ -324,9 +324,9 @@ def test_the_way_back_gives_the_analytic_mask(tmp_path: Path) -> None:
         write_phantom(phantom, tmp_path)
     found = discover(tmp_path)
     assert not found.rejected
-    assert [patient.patient_id for patient in found.patients] == [phantom.name for phantom in written]
-    for phantom, patient in zip(written, found.patients, strict=True):
-        volume = read_volume(patient.ct)
+    assert [patient.patient_id for patient in found.series] == [phantom.name for phantom in written]
+    for phantom, patient in zip(written, found.series, strict=True):
+        volume = read_volume(patient)
         np.testing.assert_array_equal(volume.hounsfield, hounsfield(phantom))
         mask, account = mask_from_contours(read_contours(patient.rtstructs[0]), volume.geometry)
         assert account.used == account.total == len(tumour_contours(phantom))

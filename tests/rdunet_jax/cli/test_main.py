@@ -138,8 +138,8 @@ def spoil_rtstructs(source: Path) -> None:
 
 
 def copy(source: Path, with_rtstruct: bool) -> None:
-    for patient in discover(DUMMY / "PHANTOM-001").patients:
-        for path in (*patient.ct.files, *(patient.rtstructs if with_rtstruct else ())):
+    for patient in discover(DUMMY / "PHANTOM-001").series:
+        for path in (*patient.files, *(patient.rtstructs if with_rtstruct else ())):
             (source / path.name).write_bytes(path.read_bytes())
 
 
