@@ -180,9 +180,9 @@ def test_loading_names_what_there_is(prepared, tmp_path: Path) -> None:
     data_dir, _, _ = prepared
     with pytest.raises(InputError, match="rdunet prepare"):
         Dataset(tmp_path)
-    with pytest.raises(InputError, match="keras_32"):
+    with pytest.raises(InputError, match="slice_minmax_32"):
         Dataset(data_dir, "slice_minmax_256")
-    assert Dataset(data_dir, "keras_32").patient_count("train") == 1
+    assert Dataset(data_dir, "slice_minmax_32").patient_count("train") == 1
 
 
 def test_real_patients(real_patients: Path, tmp_path: Path) -> None:

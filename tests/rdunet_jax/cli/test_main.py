@@ -197,7 +197,7 @@ if __name__ == "__main__":
     from dataclasses import replace
     from pathlib import Path
     from rdunet_jax.cli import main
-from rdunet_jax.workflows import demo
+    from rdunet_jax.workflows import demo
     demo.PATIENTS, demo.SLICES = 3, (12, 12)
     demo.DATASET = replace(demo.DATASET, image_size=16, selection="any_tumour")
     demo.RECIPE = replace(demo.RECIPE, steps=2)
