@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are written whole or not at all, and by one process at a time.
 
 `atomic_path` and `atomic_folder` hand out a temporary path beside the final one (the same file system, so that the
 closing `os.replace` is one atomic step) and remove it when anything goes wrong, Ctrl-C included. A process killed
@@ -6,16 +6,21 @@ outright may leave a temporary behind, but only under a hidden name (`is_tempora
 thing.
 """
 
+import errno
+import fcntl
+import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_pipeline.errors import InputError
 
 _PREFIX = ".partial-"
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def is_temporary(path: Path) -> bool:
@@ -36,12 +41,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         The path to write to, not yet existing.
 
     Raises:
-        InputError: the folder cannot be made or written, or `path` is a folder.
+        InputError: the folder cannot be made or written, `path` is a folder, or the disk is full.
     """
     path = Path(path)
     temporary = _temporary_beside(path)
     try:
-        yield temporary
+        with disk_faults(path):
+            yield temporary
         _move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,7 +60,8 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
         InputError: the folder cannot be made or written, or `path` is a folder.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        # surrogateescape: names of files may hold any bytes
+        temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -79,10 +86,79 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
     try:
-        yield temporary
+        with disk_faults(path):
+            yield temporary
         _move(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def disk_faults(path: Path | str) -> Iterator[None]:
+    """A full, read-only or failing disk inside the block becomes an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or name another folder") from error
+
+
+@contextmanager
+def locked(path: Path | str, what: Path | str) -> Iterator[None]:
+    """Holds the lock file `path` during the block, so that one process at a time works on `what`.
+
+    The lock is the system's (`flock`): it ends with its process, also after `kill -9`. The file says who holds it, for
+    the message alone, and is removed at the end.
+
+    Args:
+        path: the lock file; its folder is made if need be.
+        what: the folder or file that is protected, for the message.
+
+    Raises:
+        InputError: another process holds it (the message names process and machine), or it cannot be made.
+    """
+    path = Path(path)
+    descriptor = _lock(path, what)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before it is released: who waits for it sees that it is no longer the file
+        os.close(descriptor)
+
+
+def _lock(path: Path, what: Path | str) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"{what}: cannot be written ({error.strerror}); name another folder") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 1000)
+            os.close(descriptor)
+            raise InputError(
+                f"{what}: in use by {_in_words(holder)}; wait until it has ended, or name another folder"
+            ) from error
+        except OSError:  # a file system without locks
+            return descriptor
+        # Its holder may have removed the file between our opening and locking it; then the lock protects nothing.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                return descriptor
+        os.close(descriptor)
+
+
+def _in_words(holder: bytes) -> str:
+    try:
+        told = json.loads(holder)
+        return f"process {int(told['pid'])} on {told['host']}"
+    except (ValueError, TypeError, KeyError):  # it has not written it yet
+        return "another process"
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Shaped
 
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.intensity import Intensity
-from data_pipeline.splits import SPLITS
+from data_pipeline.settings import SPLITS
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
-from data_pipeline.settings import TEST_SHARE, VALIDATION_SHARE
+from data_pipeline.settings import SPLITS, TEST_SHARE, VALIDATION_SHARE
 
 Split = dict[str, list[str]]
 
-SPLITS = ("train", "validation", "test")
 VIP_CUP_TRAIN = frozenset(f"LUNG1-{number:03d}" for number in range(1, 261))
 VIP_CUP_TEST = frozenset(f"LUNG1-{number:03d}" for number in range(261, 301))
 """The paper gives the counts, 260 and 40 of 300; which they are is read as the order of the patients' numbers."""

@@ -18,7 +18,7 @@ from data_pipeline.export.nifti import require_grid
 from data_pipeline.files import atomic_path
 
 MAX_SLICES = 12
-LUNG_WINDOW_HU = (-1350, 150)
+DISPLAY_WINDOW_HU = (-1350, 150)
 
 # Orange and sky blue stay apart under every common colour blindness (Okabe and Ito, 2008). The reference is the wider
 # line below: where both agree, one sees a blue line with an orange core.
@@ -67,8 +67,8 @@ def write_overview(
         axes.imshow(
             image[rows, columns],
             cmap="gray",
-            vmin=LUNG_WINDOW_HU[0],
-            vmax=LUNG_WINDOW_HU[1],
+            vmin=DISPLAY_WINDOW_HU[0],
+            vmax=DISPLAY_WINDOW_HU[1],
             aspect=view.spacing_mm[0] / view.spacing_mm[1],
         )
         _write_in(axes, 0.02, 0.97, f"{index + 1} / {geometry.shape[0]}", va="top")
@@ -204,7 +204,7 @@ def _head(figure: Figure, geometry: CTGeometry, masks: dict[str, Bool[np.ndarray
     top = 1 - 0.1 / figure.get_figheight()
     left = 0.1 / figure.get_figwidth()
     figure.text(left, top, "Lung tumour: " + " · ".join(facts), color="white", fontsize=13, va="top")
-    small = f"CT, {LUNG_WINDOW_HU[0]} to {LUNG_WINDOW_HU[1]} HU · slice number and position · for research only"
+    small = f"CT, {DISPLAY_WINDOW_HU[0]} to {DISPLAY_WINDOW_HU[1]} HU · slice number and position · for research only"
     figure.text(left, top - 0.3 / figure.get_figheight(), small, color="0.7", fontsize=8, va="top")
     handles = [
         Line2D([], [], label=name, **style)

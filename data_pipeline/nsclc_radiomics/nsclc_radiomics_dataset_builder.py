@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,7 +32,7 @@ from data_pipeline.nsclc_radiomics.staging import (
 )
 from data_pipeline.preprocessing.intensity import stored_dtype
 from data_pipeline.privacy import load_key, pseudonym
-from data_pipeline.settings import DatasetSettings, Intensity
+from data_pipeline.settings import INTENSITIES, DatasetSettings
 from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_parts, write_split
 
 DESCRIPTION = """
@@ -73,7 +73,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the DICOM files, in any layout, into one folder and name it as manual_dir."
     BUILDER_CONFIGS = [
         NsclcRadiomicsConfig.of(DatasetSettings(intensity=intensity, image_size=size))
-        for intensity in get_args(Intensity)
+        for intensity in INTENSITIES
         for size in (256, 512)
     ]
 
@@ -206,7 +206,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _jobs(self, series: Sequence[CTSeries]) -> list[Job]:
         """A job a CT, in the order of names; a person with several CTs keeps them apart."""
-        key = b"" if self._keep_ids else load_key(*filter(None, [self._key_file]))
+        key = b"" if self._keep_ids else load_key(self._key_file)
         persons = [one.patient_id if self._keep_ids else pseudonym(one.patient_id, key) for one in series]
         named = []
         for place, (person, ct) in enumerate(zip(persons, series, strict=True)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import atomic_path
-from data_pipeline.splits import SPLITS
+from data_pipeline.settings import SPLITS
 
 PAPER_TABLE_2 = {"train": (260, 4296, 26951), "test": (40, 848, 3630)}
 """Split: (patients, slices with tumour, slices without). The paper's validation patients count as training ones."""

@@ -6,15 +6,14 @@
 | `hu_window`    | int16 Hounsfield units                   | lung window -1000..400 HU to 0..1 | keeps absolute HU    |
 """
 
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int16, Shaped
 
 from data_pipeline.settings import Intensity
 
-INTENSITIES: tuple[str, ...] = get_args(Intensity)
-LUNG_WINDOW_HU = (-1000.0, 400.0)
+NETWORK_WINDOW_HU = (-1000.0, 400.0)
 AIR_HU = -1024
 
 Array = TypeVar("Array", bound=Any)
@@ -51,5 +50,5 @@ def normalise(patches: Array, intensity: Intensity) -> Array:
     if intensity == "slice_minmax":
         brightest = gray.max(axis=(-3, -2, -1), keepdims=True)
         return gray / brightest.clip(1)  # a patch of zeros stays zeros
-    low, high = LUNG_WINDOW_HU
+    low, high = NETWORK_WINDOW_HU
     return ((gray - low) / (high - low)).clip(0, 1)

@@ -1,14 +1,11 @@
 """Which runs of consecutive slices become training patches."""
 
-from typing import get_args
-
 import numpy as np
 from jaxtyping import Bool, Int
 
 from data_pipeline.settings import PatchSelection
 
 PATCH_DEPTH = 8
-PATCH_SELECTIONS: tuple[str, ...] = get_args(PatchSelection)
 
 
 def patch_starts(

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.preprocessing.intensity import INTENSITIES, background, normalise, stored_dtype, to_gray
+from data_pipeline.preprocessing.intensity import background, normalise, stored_dtype, to_gray
+from data_pipeline.settings import INTENSITIES
 
 
 def test_keras_scales_every_slice_to_8_bits_by_itself() -> None:
