@@ -1,4 +1,4 @@
-"""JSON files of a run's folder that carry a SHA-256 of their own content, so that damage is noticed when they are read."""
+"""JSON files in a run's folder that carry a SHA-256 of their content, so that damage is noticed on reading."""
 
 import hashlib
 import json
