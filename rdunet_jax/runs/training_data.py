@@ -92,8 +92,8 @@ class TrainingData:
 
     def seen(self, names: Iterable[str]) -> dict[str, Use]:
         """Which of these patients the run was trained or selected on, and how; the others are absent."""
-        uses: dict[str, Use] = dict.fromkeys(self.selected_on, "selected") | dict.fromkeys(self.trained_on, "trained")
-        return {name: uses[name] for name in names if name in uses}
+        trained_on, used = set(self.trained_on), {*self.selected_on, *self.trained_on}
+        return {name: "trained" if name in trained_on else "selected" for name in names if name in used}
 
     def is_other_dataset(self, account: dict[str, Any]) -> bool:
         """Whether a data set, by its metadata, is none of those that the run was trained on."""
