@@ -1,8 +1,19 @@
 """The settings of a run as frozen dataclasses. Defaults are the paper's (Kamal et al. 2020, sections 3 and 4)."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
+from rdunet_jax.errors import RunError
+
+Kernel = Literal["disk", "square"]
+"""Shape of the kernel that dilates a mask."""
+Threshold = float | Literal["histogram"]
+"""A probability, or one that is picked for each patient from the histogram of its probabilities."""
+Protocol = Literal["paper", "authors_code"]
+"""Rules of scoring: see `rdunet_jax.scoring.protocols`."""
+SplitName = Literal["train", "validation", "test"]
+MAX_DILATION_DIAMETER = 101
+"""In pixels: about 10 cm on a CT, more than any margin."""
 Augmentation = Literal[
     "rotation",
     "cropping",
@@ -128,18 +139,78 @@ class HostsConfig:
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class PostprocessingConfig:
+    """From mean probabilities to a mask (paper, section 3.4).
+
+    Raises:
+        RunError: a setting is out of range.
+    """
+
+    threshold: Threshold = 0.7
+    """A voxel is tumour where its mean probability exceeds this; `histogram` picks it for each patient (prediction of
+    whole patients only, not in training)."""
+    dilation_diameter: int = 7
+    """Diameter in pixels of the kernel that dilates each slice, an odd number; 1 dilates nothing."""
+    kernel: Kernel = "disk"
+    """Shape of the kernel: the paper's disk, or the full square of the authors' code."""
+
+    def __post_init__(self) -> None:
+        if self.threshold != "histogram" and not (
+            isinstance(self.threshold, int | float) and 0 <= self.threshold < 1  # NaN is in no range
+        ):
+            raise RunError(f"threshold is {self.threshold}, but must be at least 0 and less than 1, or `histogram`")
+        if not 1 <= self.dilation_diameter <= MAX_DILATION_DIAMETER or self.dilation_diameter % 2 == 0:
+            raise RunError(
+                f"dilation_diameter is {self.dilation_diameter}, but must be an odd number of pixels from 1 to "
+                f"{MAX_DILATION_DIAMETER}"
+            )
+        if self.kernel not in get_args(Kernel):
+            raise RunError(f"kernel is {self.kernel}, but must be one of {', '.join(get_args(Kernel))}")
+
+
+@dataclass(frozen=True)
+class InferenceConfig(PostprocessingConfig):
     """The sliding-window evaluator and its post-processing (paper, section 3.4)."""
 
     window_batch: int = 2
     """Windows in one call of the compiled predictor."""
-    threshold: float | Literal["histogram"] = 0.7
-    """A voxel is tumour where its mean probability exceeds this; `histogram` picks it for each patient (prediction of
-    whole patients only, not in training)."""
-    dilation_diameter: int = 7
-    """Diameter in pixels of the kernel that dilates each slice; 1 dilates nothing."""
-    kernel: Literal["disk", "square"] = "disk"
-    """Its shape: the paper's disk, or the full square that its Keras code has in fact."""
+
+
+@dataclass(frozen=True)
+class PostprocessingOverrides:
+    """What a command sets instead of the run's own post-processing; None keeps the run's value."""
+
+    threshold: Threshold | None = None
+    """Probability above which a voxel is tumour, or `histogram`: picked for each patient (default: the run's)."""
+    dilation_diameter: int | None = None
+    """Diameter in pixels of the dilating kernel, an odd number; 1 dilates nothing (default: the run's)."""
+    kernel: Kernel | None = None
+    """Shape of the dilating kernel (default: the run's)."""
+
+    def applied_to(self, run: PostprocessingConfig) -> PostprocessingConfig:
+        """The post-processing to use.
+
+        Raises:
+            RunError: a value is out of range.
+        """
+        names = [field.name for field in fields(PostprocessingConfig)]
+        chosen = {name: getattr(self, name) for name in names}
+        return PostprocessingConfig(
+            **{name: getattr(run, name) if value is None else value for name, value in chosen.items()}
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(PostprocessingOverrides):
+    """What `rdunet evaluate` scores, and how."""
+
+    split: SplitName = "test"
+    """The patients to score."""
+    protocol: Protocol = "paper"
+    """The paper's scores of every slice, or those of the authors' code: without the outer slices, and dilated by a
+    square if no kernel is given."""
+    html: bool = False
+    """Also write `page.html`, one file that shows slices, overlays and scores in a browser."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The network's in-plane grid: every slice on a square canvas, reduced to `size` x `size`, and the way back.
+"""The network's in-plane grid: every slice on a square canvas, reduced to `size` x `size`.
 
-A slice is centred on a square canvas of at least 512 pixels and never stretched, so a cropped CT shows a tumour
+A slice is centered on a square canvas of at least 512 pixels and never stretched, so a cropped CT shows a tumour
 at the same scale as a whole one:
 
     201 x 204 --pad--> 512 x 512 --mean of 2 x 2--> 256 x 256
@@ -14,7 +14,7 @@ between pixels); for other ratios the local mean does not alias, where bilinear 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from skimage.measure import block_reduce
-from skimage.transform import resize, resize_local_mean
+from skimage.transform import resize_local_mean
 
 CANVAS = 512
 
@@ -65,16 +65,4 @@ def mask_to_network_grid(
         share = _reduce(np.pad(mask[index], (rows, columns)), size)
         # 1e-4: a share of exactly one half may come out of float32 sums a few units in the last place off.
         output[index] = share >= min(0.5, share.max()) - 1e-4
-    return output
-
-
-def from_network_grid(
-    probabilities: Float32[np.ndarray, "depth size size"], height: int, width: int
-) -> Float32[np.ndarray, "depth height width"]:
-    """Probabilities on the network's grid back to the CT's own pixels (bilinear), the canvas cut off."""
-    side, top, left = place_on_canvas(height, width)
-    output = np.empty((len(probabilities), height, width), np.float32)
-    for index, plane in enumerate(probabilities):
-        canvas = resize(plane, (side, side), order=1, mode="edge", anti_aliasing=False, preserve_range=True)
-        output[index] = canvas[top : top + height, left : left + width]
     return output

@@ -18,9 +18,9 @@ from matplotlib.patheffects import withStroke
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.preprocessing.intensity import normalise
-from data_pipeline.preprocessing.network_grid import from_network_grid
 from experiments.paper.numbers import Picture
 from experiments.paper.runs import Experiments, make_alone, run_script
+from rdunet_jax.inference.postprocessing import to_ct_grid
 
 PATIENTS, COLUMNS = 8, 4
 REFERENCE, PREDICTION = "#56b4e9", "#ff7f0e"
@@ -41,7 +41,7 @@ def largest_slice(example: PatientExample) -> int:
 def gray_slice(data: Dataset, example: PatientExample, index: int) -> np.ndarray:
     """A slice as the network sees it, 0 to 1, (height, width) of the CT."""
     gray = np.asarray(normalise(example.image[index : index + 1], data.intensity), np.float32)
-    return from_network_grid(gray, *example.ct_mask.shape[1:])[0]
+    return to_ct_grid(gray, *example.ct_mask.shape[1:])[0]
 
 
 def show_slice(axes: Axes, gray: np.ndarray, spacing_mm: tuple[float, ...], label: str) -> None:

@@ -22,11 +22,19 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
 from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
-from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, TrainConfig
+from rdunet_jax.config import (
+    PAPER_AUGMENTATION,
+    RECIPES,
+    EvaluateOptions,
+    InferenceConfig,
+    ModelConfig,
+    Protocol,
+    TrainConfig,
+)
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
-from rdunet_jax.scoring.protocols import Protocol, Summary
+from rdunet_jax.scoring.protocols import Summary
 from rdunet_jax.workflows.demo import show_phantoms_written
 from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.workflows.prepare import prepare_source
@@ -141,7 +149,7 @@ class Experiments:
             self.console.rule(name)
             train_network(self.data, workdir, run.model, run.train, run.inference, self.console)
             for protocol in PROTOCOLS:
-                evaluate_network(self.data, workdir, "test", None, None, self.console, protocol=protocol)
+                evaluate_network(self.data, workdir, self.console, EvaluateOptions(protocol=protocol))
             jax.clear_caches()  # the next network shares no program with this one
         return {protocol: json.loads(path.read_text()) for protocol, path in paths.items()}
 

@@ -25,11 +25,10 @@ from jaxtyping import Float32
 from data_pipeline.loading import PatientExample
 from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, TABLE_6, Row, Table
 from experiments.paper.runs import CONVENTIONS, PROTOCOLS, Experiments, cells_of, make_alone, run_script
-from rdunet_jax.config import InferenceConfig
-from rdunet_jax.inference.postprocessing import Kernel
+from rdunet_jax.config import Kernel, PostprocessingConfig, Protocol
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
-from rdunet_jax.scoring.protocols import Protocol, ProtocolScores, Summary, score_protocol, summarise_protocol
+from rdunet_jax.scoring.protocols import ProtocolScores, Summary, score_protocol, summarise_protocol
 from rdunet_jax.workflows.prediction import ct_mask
 from rdunet_jax.workflows.stored_probabilities import store_probabilities
 
@@ -55,7 +54,7 @@ def score_settings(
     for example, probabilities in patients:
         for label, (threshold, diameter) in SETTINGS.items():
             for protocol, kernel in KERNELS.items():
-                settings = InferenceConfig(threshold=threshold, dilation_diameter=diameter, kernel=kernel)
+                settings = PostprocessingConfig(threshold=threshold, dilation_diameter=diameter, kernel=kernel)
                 mask = ct_mask(probabilities, example.ct_mask.shape, settings)
                 prediction = mask if np.isfinite(probabilities).all() else None  # as `rdunet evaluate` does
                 scores[label, protocol].append(

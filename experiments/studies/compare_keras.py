@@ -42,7 +42,7 @@ from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.preprocessing.intensity import normalise
 from experiments.keras_baseline.convert import keras_model
-from rdunet_jax.config import RECIPES
+from rdunet_jax.config import RECIPES, EvaluateOptions
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.step import create_state
@@ -173,8 +173,8 @@ def score_both(data: Dataset, output: Path, console: Console) -> list[tuple[str,
     """Scores of both networks by both protocols, through the one evaluator; the rows of `scores.csv`."""
     rows = []
     for name in ("keras", "ours"):
-        paper = evaluate_network(data, output / name, "test", None, None, console)
-        keras_protocol = evaluate_network(data, output / name, "test", None, None, console, protocol="authors_code")
+        paper = evaluate_network(data, output / name, console)
+        keras_protocol = evaluate_network(data, output / name, console, EvaluateOptions(protocol="authors_code"))
         scores = [paper[f"{which}_dice_tumour_slices"] for which in ("mean", "median")]
         wrong = [str(paper[f"false_{which}_slices"]) for which in ("positive", "negative")]
         rows.append((name, *map(number, scores), *wrong, number(keras_protocol["mean_patient_dice"])))

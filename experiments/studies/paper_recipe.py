@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
         scored = workdir / "evaluation" / "test" / "summary.json"
         if not scored.exists():
             train_network(data, workdir, model_config("tiny"), recipe, INFERENCE, console)
-            evaluate_network(data, workdir, "test", None, None, console)
+            evaluate_network(data, workdir, console)
         summary = json.loads(scored.read_text())
         fields = ("mean_dice_tumour_slices", "median_dice_tumour_slices")
         counts = (summary["false_positive_slices"], summary["false_negative_slices"])

@@ -37,9 +37,8 @@ from data_pipeline.loading import Dataset
 from data_pipeline.sample_data import fetch_sample_data
 from data_pipeline.settings import DatasetSettings
 from data_pipeline.splits import write_split
-from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
+from rdunet_jax.config import RECIPES, EvaluateOptions, InferenceConfig, Protocol, TrainConfig
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.scoring.protocols import Protocol
 from rdunet_jax.workflows.display import number, print_table
 from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.workflows.prepare import prepare_source
@@ -110,7 +109,7 @@ def run_fold(
     data, workdir = Dataset(folder / "data"), folder / "run"
     train_network(data, workdir, model_config("tiny"), recipe, INFERENCE, console)
     for protocol in PROTOCOLS:
-        evaluate_network(data, workdir, "test", None, None, console, html=True, protocol=protocol)
+        evaluate_network(data, workdir, console, EvaluateOptions(html=True, protocol=protocol))
 
 
 def read_scores(folder: Path) -> list[float | None] | None:

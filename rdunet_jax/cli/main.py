@@ -15,10 +15,19 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.config import RECIPES, HostsConfig, InferenceConfig, ModelConfig, TrainConfig
+from rdunet_jax.config import (
+    RECIPES,
+    EvaluateOptions,
+    HostsConfig,
+    InferenceConfig,
+    ModelConfig,
+    PostprocessingOverrides,
+    TrainConfig,
+)
 from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
 
 _SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
+_OVERRIDES, _EVALUATE = PostprocessingOverrides(), EvaluateOptions()
 # In a log file rich would take 80 columns, too few for the tables.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
@@ -120,12 +129,7 @@ def evaluate(
     data_dir: Path,
     workdir: Path,
     dataset: str | None = None,
-    split: Literal["train", "validation", "test"] = "test",
-    threshold: float | Literal["histogram"] | None = None,
-    dilation_diameter: int | None = None,
-    kernel: Literal["disk", "square"] | None = None,
-    protocol: Literal["paper", "authors_code"] = "paper",
-    html: bool = False,
+    options: OmitArgPrefixes[EvaluateOptions] = _EVALUATE,
     shard: str | None = None,
 ) -> None:
     """Score a trained network on whole patients, on the CT's own grid: slice by slice, in 3-D, and by lesions.
@@ -134,15 +138,8 @@ def evaluate(
         data_dir: Folder with a data set that `rdunet prepare` made.
         workdir: Folder of the run whose best network is scored.
         dataset: Name of the data set, where the folder holds several.
-        split: The patients to score.
-        threshold: Probability above which a voxel is tumour, or `histogram`: picked for each patient (default: the
-            run's).
-        dilation_diameter: Diameter in pixels of the dilating kernel (default: the run's).
-        kernel: Its shape (default: the run's, or under `--protocol authors_code` a square).
-        protocol: The paper's scores of every slice, or its Keras code's: without the outer slices, dilated by a square.
-        html: Also write `page.html`, one file to look at slices, overlays and scores in a browser.
-        shard: To share the prediction among processes: `2/4` predicts every fourth patient, from the second, and
-            stores the probabilities. When all have ended, the same command without it scores them.
+        shard: Share the prediction among processes: `2/4` predicts every fourth patient, from the second, and
+            stores the probabilities. When all have ended, the same command without --shard scores them.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.workflows.evaluate import evaluate_network
@@ -150,9 +147,9 @@ def evaluate(
 
     data = Dataset(data_dir, dataset)
     if shard is not None:
-        store_shard(data, workdir, split, Shard.parse(shard), console)
+        store_shard(data, workdir, options.split, Shard.parse(shard), console)
         return
-    evaluate_network(data, workdir, split, threshold, dilation_diameter, console, html, protocol, kernel)
+    evaluate_network(data, workdir, console, options)
 
 
 def compare(one: Positional[Path], other: Positional[Path]) -> None:
@@ -186,8 +183,7 @@ def segment(
     workdir: Path,
     output: Path,
     format: tuple[Literal["nifti", "seg", "rtstruct"], ...] = ("nifti",),
-    threshold: float | None = None,
-    dilation_diameter: int | None = None,
+    overrides: OmitArgPrefixes[PostprocessingOverrides] = _OVERRIDES,
     keep_ids: bool = False,
     key: Path | None = None,
     html: bool = False,
@@ -200,8 +196,6 @@ def segment(
         output: Folder for the mask and `overview.png`; of several CTs each gets a folder in it.
         format: NIfTI (`mask.nii.gz`), DICOM Segmentation (`seg.dcm`), RT Structure Set (`rtstruct.dcm`). The DICOM
             files refer to the CT's slices, and so carry patient and study as the CT does.
-        threshold: Probability above which a voxel is tumour (default: the run's).
-        dilation_diameter: Diameter in pixels of the dilating disk (default: the run's).
         keep_ids: Name the folders of several CTs by Patient ID instead of by keyed pseudonym.
         key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
         html: Also write `page.html`, one file to look at slices and overlays in a browser.
@@ -214,8 +208,7 @@ def segment(
         output,
         console,
         formats=format,
-        threshold=threshold,
-        dilation_diameter=dilation_diameter,
+        overrides=overrides,
         keep_ids=keep_ids,
         key=key,
         html=html,

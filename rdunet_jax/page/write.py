@@ -19,7 +19,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -70,39 +70,63 @@ class PagePatient:
     """The patient's row in the table of patients."""
 
 
-def write_page(
-    path: Path, title: str, patients: Iterable[PagePatient], tables: Mapping[str, Table], notes: Sequence[str] = ()
-) -> None:
-    """Writes the page, whole or not at all; it stays under 15 MB.
+class Page:
+    """A page that takes one patient after the other, so that only one is in memory.
 
-    Args:
-        path: the `.html` file, replaced if it exists.
-        patients: taken one at a time, so a generator keeps only one in memory.
-        tables: by caption, read after the last patient was taken. The patients' own `scores` make one more.
-        notes: sentences under the title, such as which network and post-processing.
-
-    Raises:
-        ValueError: a patient's arrays differ in depth, its masks in shape, or the image has another dtype.
+    All of `SIDES` that are still possible are kept until `write`, a page's size each, so a patient is read only once.
     """
-    packed = _pack(patients)
-    content = {
-        "title": title,
-        "notes": list(notes),
-        "tables": [{"caption": caption, "rows": _plain(rows)} for caption, rows in tables.items()],
-        "hounsfield": HU_OF_CODE.tolist(),
-        "patients": packed,
-    }
-    style, script = _part("page.css"), _part("page.js") + _part("strip.js")
-    page = Template(_part("page.html")).substitute(
-        title=escape(title),
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
-        # In a script element only "<" can end or start anything.
-        data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )
-    write_whole(path, page)
+
+    def __init__(self) -> None:
+        self._heads: list[dict[str, Any]] = []
+        self._slices: dict[int, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        self._used: dict[int, int] = dict.fromkeys(SIDES, 0)
+
+    def add(self, patient: PagePatient) -> None:
+        """Takes a patient.
+
+        Raises:
+            ValueError: its arrays differ in depth, its masks in shape, or the image has another dtype.
+        """
+        self._heads.append(_head(patient))
+        masks = {"prediction": _masks(patient.prediction), "truth": _masks(patient.truth)}
+        for side in list(self._slices):
+            pictures = masks | _pictures(patient, side)
+            size = len(json.dumps(pictures))
+            if self._used[side] + size <= MAX_BYTES:
+                self._used[side] += size
+                self._slices[side].append(pictures)
+            elif side != SIDES[-1]:
+                del self._slices[side]
+            else:
+                self._slices[side].append({})
+
+    def write(self, path: Path, title: str, tables: Mapping[str, Table], notes: Sequence[str] = ()) -> None:
+        """Writes the page, whole or not at all; it stays under 15 MB.
+
+        Args:
+            path: the `.html` file, replaced if it exists.
+            tables: by caption. The patients' own `scores` make one more.
+            notes: sentences under the title, such as which network and post-processing.
+        """
+        slices = self._slices[max(self._slices)]
+        content = {
+            "title": title,
+            "notes": list(notes),
+            "tables": [{"caption": caption, "rows": _plain(rows)} for caption, rows in tables.items()],
+            "hounsfield": HU_OF_CODE.tolist(),
+            "patients": [head | pictures for head, pictures in zip(self._heads, slices, strict=True)],
+        }
+        style, script = _part("page.css"), _part("page.js") + _part("strip.js")
+        page = Template(_part("page.html")).substitute(
+            title=escape(title),
+            style=style,
+            style_hash=_hash(style),
+            script=script,
+            script_hash=_hash(script),
+            # In a script element only "<" can end or start anything.
+            data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        )
+        write_whole(path, page)
 
 
 def _part(name: str) -> str:
@@ -122,30 +146,6 @@ def _plain(rows: Table) -> list[dict[str, Cell]]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return [{column: cell(value) for column, value in row.items()} for row in rows]
-
-
-def _pack(patients: Iterable[PagePatient]) -> list[dict[str, Any]]:
-    """Every patient as the page's script reads it, with slices at the largest side at which all fit.
-
-    All sides still possible are kept until the end, which is a page's size each, so a patient is only read once.
-    """
-    heads: list[dict[str, Any]] = []
-    slices: dict[int, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    used: dict[int, int] = dict.fromkeys(SIDES, 0)
-    for patient in patients:
-        heads.append(_head(patient))
-        masks = {"prediction": _masks(patient.prediction), "truth": _masks(patient.truth)}
-        for side in list(slices):
-            pictures = masks | _pictures(patient, side)
-            size = len(json.dumps(pictures))
-            if used[side] + size <= MAX_BYTES:
-                used[side] += size
-                slices[side].append(pictures)
-            elif side != SIDES[-1]:
-                del slices[side]
-            else:
-                slices[side].append({})
-    return [head | pictures for head, pictures in zip(heads, slices[max(slices)], strict=True)]
 
 
 def _head(patient: PagePatient) -> dict[str, Any]:

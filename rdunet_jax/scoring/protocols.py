@@ -15,16 +15,15 @@ in NSCLC-Radiomics). Beside them stand each patient's scores in 3-D, of all its 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from rdunet_jax.config import Protocol
 from rdunet_jax.scoring.lesions import LesionScores, score_lesions
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.scoring.surface import SurfaceDistances, surface_distances
 
-Protocol = Literal["paper", "authors_code"]
 Mask = Bool[np.ndarray, "depth height width"]
 Summary = dict[str, float | int | None]
 OUTER_SHARE = 0.2

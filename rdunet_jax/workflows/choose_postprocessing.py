@@ -12,19 +12,19 @@ from scipy import ndimage
 
 from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
-from data_pipeline.preprocessing.network_grid import from_network_grid
-from rdunet_jax.inference.postprocessing import Kernel, histogram_threshold, postprocess
+from rdunet_jax.config import Kernel, PostprocessingConfig, Threshold
+from rdunet_jax.inference.postprocessing import postprocess, threshold_of, to_ct_grid
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workflows.display import number, print_table
 from rdunet_jax.workflows.stored_probabilities import store_probabilities
 
-THRESHOLDS: tuple[float | str, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, "histogram")
+THRESHOLDS: tuple[Threshold, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, "histogram")
 DILATIONS: tuple[tuple[Kernel, int], ...] = (("disk", 1), *product(("disk", "square"), (3, 5, 7, 9)))
 COLUMNS = ("mean_dice_marked_slices", "mean_dice_tumour_slices", "false_positive_slices", "false_negative_slices")
 
-Choice = tuple[float | str, Kernel, int]
+Choice = tuple[Threshold, Kernel, int]
 
 
 def choose(data: Dataset, workdir: Path, console: Console) -> Choice:
@@ -43,13 +43,13 @@ def choose(data: Dataset, workdir: Path, console: Console) -> Choice:
         bar = progress.add_task("scoring", total=data.patient_count("validation"))
         for example in data.patients("validation"):
             probabilities = stored[example]
-            on_ct = from_network_grid(probabilities, *example.ct_mask.shape[1:])
+            on_ct = to_ct_grid(probabilities, *example.ct_mask.shape[1:])
             # Only where something is above the lowest threshold, and as far as a kernel reaches, can there be a mask.
             box = _box(on_ct > min(t for t in THRESHOLDS if isinstance(t, float)), margin=max(d for _, d in DILATIONS))
             for threshold, (kernel, diameter) in product(THRESHOLDS, DILATIONS):
-                value = histogram_threshold(probabilities) if threshold == "histogram" else float(threshold)
+                settings = PostprocessingConfig(threshold_of(threshold, probabilities), diameter, kernel)
                 prediction = np.zeros(on_ct.shape, bool)
-                prediction[box] = postprocess(on_ct[box], value, diameter, kernel)
+                prediction[box] = postprocess(on_ct[box], settings)
                 scores[threshold, kernel, diameter].append(score_slices(prediction, example.ct_mask))
             progress.advance(bar)
     summaries = {choice: summarise(patients) for choice, patients in scores.items()}

@@ -10,7 +10,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import EvaluateOptions, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.workflows.evaluate import evaluate_network
@@ -50,7 +50,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     train_network(data, workdir, model_config("tiny"), replace(RECIPE, seed=seed), INFERENCE, console)
 
     _headline(console, "4. rdunet evaluate, on patients that training never saw")
-    summary = evaluate_network(data, workdir, "test", None, None, console, html=True)
+    summary = evaluate_network(data, workdir, console, EvaluateOptions(html=True))
 
     _headline(console, "5. rdunet segment, on the first of them")
     name = data.account["splits"]["test"][0]

@@ -1,7 +1,6 @@
 """From a trained network to masks on the CT's own grid: shared by training, evaluation and segmentation."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +9,8 @@ from jaxtyping import Bool, Float32
 
 from data_pipeline.loading import PatientExample
 from data_pipeline.preprocessing.intensity import normalise
-from data_pipeline.preprocessing.network_grid import place_on_canvas
-from rdunet_jax.config import InferenceConfig
-from rdunet_jax.errors import RunError
-from rdunet_jax.inference.postprocessing import Canvas, Kernel, Threshold, postprocess_on_canvas
+from rdunet_jax.config import PostprocessingConfig
+from rdunet_jax.inference.postprocessing import postprocess_on_ct
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.runs.workdir import TrainedNetwork
 
@@ -25,32 +22,23 @@ def sliding_window(network: TrainedNetwork) -> SlidingWindow:
     return SlidingWindow(predictor, depth=run.model.patch_depth, batch=run.inference.window_batch)
 
 
-def inference_of(
-    network: TrainedNetwork, threshold: Threshold | None, dilation_diameter: int | None, kernel: Kernel | None = None
-) -> InferenceConfig:
-    """The run's post-processing, with what the user set instead."""
-    chosen = {"threshold": threshold, "dilation_diameter": dilation_diameter, "kernel": kernel}
-    try:
-        return replace(network.config.inference, **{name: value for name, value in chosen.items() if value is not None})
-    except ValueError as error:
-        raise RunError(str(error)) from error
-
-
 def ct_mask(
-    probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
+    probabilities: Float32[np.ndarray, "depth size size"],
+    shape: tuple[int, ...],
+    postprocessing: PostprocessingConfig,
 ) -> Bool[np.ndarray, "depth height width"]:
     """Probabilities on the network's grid to a mask on the CT's, of (depth, height, width) `shape`."""
-    return ct_prediction(probabilities, shape, inference)[0]
+    return ct_prediction(probabilities, shape, postprocessing)[0]
 
 
 def ct_prediction(
-    probabilities: Float32[np.ndarray, "depth size size"], shape: tuple[int, ...], inference: InferenceConfig
+    probabilities: Float32[np.ndarray, "depth size size"],
+    shape: tuple[int, ...],
+    postprocessing: PostprocessingConfig,
 ) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
-    """The mask of `ct_mask`, and the probabilities on the CT's grid that it was cut from."""
-    height, width = shape[1:]
-    canvas = Canvas(*place_on_canvas(height, width), height, width)
-    settings = (inference.threshold, inference.dilation_diameter, inference.kernel)
-    return postprocess_on_canvas(probabilities, canvas, *settings)
+    """The mask of `ct_mask`, and the probabilities on the CT's grid from which it was made."""
+    _, height, width = shape
+    return postprocess_on_ct(probabilities, height, width, postprocessing)
 
 
 def predict_patients(
@@ -61,15 +49,17 @@ def predict_patients(
     on_progress: Callable[[int, int], None],
     skip: Callable[[PatientExample], bool] = lambda example: False,
 ) -> Iterator[tuple[PatientExample, Float32[np.ndarray, "depth size size"]]]:
-    """Patients and their mean probabilities on the network's grid, one after the other.
+    """Patients and their mean probabilities on the network's grid, one at a time.
+
+    The volume of one patient is in host memory as a whole; on the device memory does not depend on its length.
 
     Args:
         count: number of the examples.
-        on_progress: called with windows done and windows in all, as if every patient had as many as the present one.
-        skip: patients that are left out; they do not count in what is told.
+        on_progress: called with windows done and windows in all, as if every patient had as many as the current one.
+        skip: patients to leave out; the progress does not count them.
     """
 
-    def tell(patient: int, patients: int, windows: int, total: int) -> None:
+    def report(patient: int, patients: int, windows: int, total: int) -> None:
         on_progress(patient * total + windows, patients * total)
 
     done = 0
@@ -77,9 +67,13 @@ def predict_patients(
         if skip(example):
             count -= 1
             continue
-        yield example, window(variables, example.image, partial(tell, done, count))
+        yield example, window(variables, example.image, partial(report, done, count))
         done += 1
 
 
-def in_words(inference: InferenceConfig) -> str:
-    return f"threshold {inference.threshold}, dilated by a {inference.kernel} of {inference.dilation_diameter} pixels"
+def in_words(postprocessing: PostprocessingConfig) -> str:
+    """The post-processing as reports and pages state it."""
+    return (
+        f"threshold {postprocessing.threshold}, dilated by a {postprocessing.kernel} of "
+        f"{postprocessing.dilation_diameter} pixels"
+    )

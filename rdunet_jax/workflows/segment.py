@@ -15,15 +15,16 @@ from data_pipeline.export.nifti import write_nifti
 from data_pipeline.export.overview import write_overview
 from data_pipeline.preprocessing.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
-from rdunet_jax.config import InferenceConfig
+from rdunet_jax.config import PostprocessingConfig, PostprocessingOverrides
 from rdunet_jax.inference.sliding_window import SlidingWindow
-from rdunet_jax.page.write import PagePatient, write_page
+from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
-from rdunet_jax.workflows.prediction import ct_prediction, in_words, inference_of, sliding_window
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, sliding_window
 
 Format = Literal["nifti", "seg", "rtstruct"]
 FILES: dict[Format, str] = {"nifti": "mask.nii.gz", "seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
+_RUNS_OWN = PostprocessingOverrides()
 
 
 def segment_source(
@@ -33,15 +34,14 @@ def segment_source(
     console: Console,
     *,
     formats: tuple[Format, ...] = ("nifti",),
-    threshold: float | None = None,
-    dilation_diameter: int | None = None,
+    overrides: PostprocessingOverrides = _RUNS_OWN,
     keep_ids: bool = False,
     key: Path | None = None,
     html: bool = False,
 ) -> None:
     """Segments every CT found; one that cannot be used is told and left out, unless it is the only one."""
     network = load_trained(workdir)
-    inference = inference_of(network, threshold, dilation_diameter)
+    postprocessing = overrides.applied_to(network.config.inference)
     window = sliding_window(network)
     patients = discover(source).series
     secret = b"" if keep_ids or len(patients) == 1 else load_key(*filter(None, [key]))
@@ -52,7 +52,7 @@ def segment_source(
             name = patient.patient_id if keep_ids else pseudonym(patient.patient_id, secret)
             folder = output / f"{number:03d}-{name}"
         try:
-            _segment_patient(patient, network, inference, window, folder, formats, html, console)
+            _segment_patient(patient, network, postprocessing, window, folder, formats, html, console)
         except InputError as error:
             failures.append(error)
             console.print(f"left out: {error}", markup=False)
@@ -63,7 +63,7 @@ def segment_source(
 def _segment_patient(
     patient: CTSeries,
     network: TrainedNetwork,
-    inference: InferenceConfig,
+    postprocessing: PostprocessingConfig,
     window: SlidingWindow,
     folder: Path,
     formats: tuple[Format, ...],
@@ -77,23 +77,26 @@ def _segment_patient(
         probabilities = window(
             network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
         )
-    prediction, on_ct = ct_prediction(probabilities, volume.hounsfield.shape, inference)
+    prediction, on_ct = ct_prediction(probabilities, volume.hounsfield.shape, postprocessing)
     _write(prediction, volume, patient, folder, formats)
     truth = _contoured(patient, volume)
     write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
     if html:
-        patient_page = PagePatient(
-            name="patient",  # the page may be passed on
-            image=volume.hounsfield,
-            spacing_mm=volume.geometry.spacing_mm,
-            prediction=prediction,
-            probabilities=on_ct,
-            truth=truth,
+        page = Page()
+        page.add(
+            PagePatient(
+                name="patient",  # the page may be passed on
+                image=volume.hounsfield,
+                spacing_mm=volume.geometry.spacing_mm,
+                prediction=prediction,
+                probabilities=on_ct,
+                truth=truth,
+            )
         )
-        write_page(folder / "page.html", "Segmented CT", [patient_page], {}, [in_words(inference)])
+        page.write(folder / "page.html", "Segmented CT", {}, [in_words(postprocessing)])
     millilitres = prediction.sum() * volume.geometry.voxel_volume_mm3 / 1000
     held = int(prediction.any(axis=(1, 2)).sum())
-    console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(inference)})")
+    console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(postprocessing)})")
     for name in formats:
         console.print(f"mask:    {folder / FILES[name]}", markup=False)
     console.print(f"picture: {folder / 'overview.png'}", markup=False)

@@ -1,24 +1,30 @@
-"""Threshold and dilation against SciPy."""
+"""Threshold and dilation against SciPy, resizing against scikit-image."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.transform import resize
 
-from data_pipeline.preprocessing.network_grid import from_network_grid, place_on_canvas
+from data_pipeline.preprocessing.network_grid import to_network_grid
+from rdunet_jax.config import PostprocessingConfig
+from rdunet_jax.errors import RunError
 from rdunet_jax.inference.postprocessing import (
-    Canvas,
-    _postprocess_block,
+    _resize_block,
+    canvas_of,
+    dilate,
     disk_kernel,
     postprocess,
-    postprocess_on_canvas,
+    postprocess_on_ct,
+    to_ct_grid,
 )
 
 
 @pytest.mark.parametrize("diameter", [1, 3, 5, 7])
-def test_dilation_is_scipys_slice_by_slice(diameter: int) -> None:
-    probabilities = np.random.default_rng(diameter).random((5, 33, 28), np.float32)
+@pytest.mark.parametrize("depth", [1, 16, 21])
+def test_dilation_is_scipys_slice_by_slice(diameter: int, depth: int) -> None:
+    probabilities = np.random.default_rng(diameter).random((depth, 33, 28), np.float32)
     expected = ndimage.binary_dilation(probabilities > 0.98, disk_kernel(diameter)[np.newaxis])
-    np.testing.assert_array_equal(postprocess(probabilities, 0.98, diameter), expected)
+    np.testing.assert_array_equal(postprocess(probabilities, PostprocessingConfig(0.98, diameter)), expected)
 
 
 def test_the_disk_of_7_is_round() -> None:
@@ -27,7 +33,7 @@ def test_the_disk_of_7_is_round() -> None:
 
 
 def test_the_threshold_itself_is_not_tumour() -> None:
-    assert postprocess(np.full((1, 1, 1), 0.75, np.float32), 0.75, 1).tolist() == [[[False]]]
+    assert postprocess(np.full((1, 1, 1), 0.75, np.float32), PostprocessingConfig(0.75, 1)).tolist() == [[[False]]]
 
 
 @pytest.mark.parametrize("diameter", [0, 2, -3])
@@ -36,22 +42,49 @@ def test_other_diameters_are_refused(diameter: int) -> None:
         disk_kernel(diameter)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"threshold": value} for value in (-0.1, 1.0, 2.0, float("nan"), float("inf"), "otsu")),
+        *({"dilation_diameter": value} for value in (0, 4, -3, 2001)),
+        {"kernel": "cross"},
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(wrong) -> None:
+    with pytest.raises(RunError, match=f"{next(iter(wrong))} is .*but must be"):
+        PostprocessingConfig(**wrong)
+
+
 @pytest.mark.parametrize(("size", "height", "width"), [(256, 512, 512), (64, 512, 512), (32, 200, 204), (96, 600, 700)])
-def test_the_compiled_program_is_resizing_then_threshold_then_dilation(size: int, height: int, width: int) -> None:
+def test_the_mask_on_the_ct_is_resizing_then_threshold_then_dilation(size: int, height: int, width: int) -> None:
     probabilities = ndimage.gaussian_filter(np.random.default_rng(0).random((19, size, size), np.float32), (0, 2, 2))
-    canvas = Canvas(*place_on_canvas(height, width), height, width)
-    mask, resized = postprocess_on_canvas(probabilities, canvas, 0.5, 3, "square")
+    mask, resized = postprocess_on_ct(probabilities, height, width, PostprocessingConfig(0.5, 3, "square"))
+    side, top, left, *_ = canvas_of(height, width)
+    expected = np.stack(
+        [resize(plane, (side, side), order=1, mode="edge", anti_aliasing=False) for plane in probabilities]
+    )
+    expected = expected[:, top : top + height, left : left + width]
     # 2e-7: float32 sums of four products of numbers below 1, in another order than scikit-image's. A ratio such as
     # 700 / 96 is rounded too, which places a pixel some 1e-5 of the network's pixels off, where these differ by 0.1.
     exact = 512 % size == 0 and max(height, width) <= 512
-    expected = from_network_grid(probabilities, height, width)
     np.testing.assert_allclose(resized, expected, atol=2e-7 if exact else 2e-6, rtol=0)
-    np.testing.assert_array_equal(mask, postprocess(resized, 0.5, 3, "square"))
+    np.testing.assert_array_equal(mask, ndimage.binary_dilation(resized > 0.5, np.ones((1, 3, 3))))
+
+
+@pytest.mark.parametrize("size", [512, 256, 128, 96])
+@pytest.mark.parametrize("shape", [(512, 512), (200, 204), (600, 700)])
+def test_there_and_back_keeps_a_smooth_image(size: int, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(2, *shape)), (0, 25, 25))
+    volume = np.rint(30_000 * smooth / np.abs(smooth).max()).astype(np.int16)
+    back = to_ct_grid(to_network_grid(volume, size, 0), *shape)
+    inner = (slice(None), slice(30, -30), slice(30, -30))  # the canvas ends at the border, with a step in gray
+    # 3% of the range: linear interpolation over 7 pixels at most, of waves some 100 pixels long.
+    assert np.abs(back - volume)[inner].max() < 0.03 * 60_000
 
 
 def test_it_compiles_once_for_a_size_of_slice() -> None:
-    canvas = Canvas(16, 2, 3, 11, 9)
-    before = _postprocess_block._cache_size()
+    before = _resize_block._cache_size(), dilate._cache_size()
     for depth, threshold in ((1, 0.3), (16, 0.4), (40, 0.5), (7, "histogram")):
-        postprocess_on_canvas(np.zeros((depth, 8, 8), np.float32), canvas, threshold, 3)
-    assert _postprocess_block._cache_size() == before + 1
+        postprocess_on_ct(np.zeros((depth, 8, 8), np.float32), 11, 9, PostprocessingConfig(threshold, 3))
+    assert (_resize_block._cache_size(), dilate._cache_size()) == (before[0] + 1, before[1] + 1)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rdunet_jax.page import write as page_module
-from rdunet_jax.page.write import HU_OF_CODE, PagePatient, write_page
+from rdunet_jax.page.write import HU_OF_CODE, Page, PagePatient
 
 CHROMIUM = shutil.which("chromium")
 SHAPE = (40, 20, 24)
@@ -47,7 +47,10 @@ def small_patient(name: str = "patient-1") -> PagePatient:
 
 def write(path: Path, *patients: PagePatient, title: str = "Results") -> Path:
     tables = {"Summary": [{"protocol": "paper", "Dice": 0.25}, {"protocol": "authors_code", "Dice": None}]}
-    write_page(path, title, patients, tables, ["One note."])
+    page = Page()
+    for patient in patients:
+        page.add(patient)
+    page.write(path, title, tables, ["One note."])
     return path
 
 
@@ -476,16 +479,16 @@ def test_patients_share_the_largest_side_at_which_all_fit(open_page, tmp_path, m
     assert page.locator("#bars rect.bar").count() == 8
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path):
+def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = write(tmp_path / "new" / "page.html", small_patient())
     before = path.read_bytes()
 
-    def broken() -> Iterator[PagePatient]:
-        yield small_patient()
+    def no_room(*_) -> None:
         raise OSError("disk gone")
 
+    monkeypatch.setattr(Path, "write_bytes", no_room)
     with pytest.raises(OSError, match="disk gone"):
-        write_page(path, "again", broken(), {})
+        write(path, small_patient("again"))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

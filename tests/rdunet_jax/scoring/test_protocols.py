@@ -8,6 +8,7 @@ import pytest
 import surface_distance
 from scipy import ndimage, stats
 
+from rdunet_jax.config import PostprocessingConfig
 from rdunet_jax.inference.postprocessing import histogram_threshold, postprocess
 from rdunet_jax.scoring.intervals import compare, mean_interval
 from rdunet_jax.scoring.lesions import score_lesions
@@ -181,7 +182,7 @@ def test_a_missing_prediction_fails_everywhere(tumour: bool, protocol) -> None:
 def test_square_dilation_is_scipys(diameter: int) -> None:
     probabilities = np.random.default_rng(0).random((4, 20, 30)).astype(np.float32)
     expected = ndimage.binary_dilation(probabilities > 0.97, np.ones((1, diameter, diameter)))
-    np.testing.assert_array_equal(postprocess(probabilities, 0.97, diameter, "square"), expected)
+    np.testing.assert_array_equal(postprocess(probabilities, PostprocessingConfig(0.97, diameter, "square")), expected)
 
 
 def test_threshold_and_dilation_move_the_counts_as_table_6() -> None:
@@ -193,7 +194,7 @@ def test_threshold_and_dilation_move_the_counts_as_table_6() -> None:
     grid = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     counts, dice = {}, {}
     for diameter in (1, 7):
-        masks = [postprocess(probabilities, threshold, diameter) for threshold in grid]
+        masks = [postprocess(probabilities, PostprocessingConfig(threshold, diameter)) for threshold in grid]
         summaries = [summarise_protocol([score_protocol(mask, truth, SPACING, "paper")], "paper") for mask in masks]
         counts[diameter] = [(s["false_positive_slices"], s["false_negative_slices"]) for s in summaries]
         dice[diameter] = [s["mean_dice_tumour_slices"] for s in summaries]

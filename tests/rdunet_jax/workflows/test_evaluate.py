@@ -10,7 +10,7 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.settings import DatasetSettings
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import EvaluateOptions, InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig
@@ -78,16 +78,16 @@ def test_the_truth_scores_one(data: Dataset, workdir: Path, monkeypatch: pytest.
     zeros = ("false_positive_slices", "false_negative_slices", "lesions_missed", "lesions_false_positive")
     in_3d_zeros = ("mean_surface_distance_mm", "hd95_mm", "volume_error_mm3")
 
-    paper = evaluate_network(data, workdir, "test", None, 1, QUIET)
+    paper = evaluate_network(data, workdir, QUIET, EvaluateOptions(dilation_diameter=1))
     assert {name: paper[name] for name in (*ones, *in_3d_ones)} == dict.fromkeys((*ones, *in_3d_ones), 1.0)
     assert not any(paper[name] for name in (*zeros, *(f"mean_volumetric_{name}" for name in in_3d_zeros)))
-    keras = evaluate_network(data, workdir, "test", None, 1, QUIET, protocol="authors_code")
+    keras = evaluate_network(data, workdir, QUIET, EvaluateOptions(dilation_diameter=1, protocol="authors_code"))
     assert keras["mean_patient_dice"] == keras["median_patient_dice"] == 1.0
     assert keras["mean_surface_distance_mm"] == keras["mean_hd95_mm"] == 0.0
     assert not any(keras[name] for name in zeros)
 
     # Dilation costs Dice, but marks no slice that was not marked.
-    dilated = evaluate_network(data, workdir, "test", None, 7, QUIET)
+    dilated = evaluate_network(data, workdir, QUIET, EvaluateOptions(dilation_diameter=7))
     assert dilated["mean_dice_tumour_slices"] < 0.95
     assert dilated["false_positive_slices"] == dilated["false_negative_slices"] == 0
 
@@ -98,7 +98,7 @@ def test_nothing_scores_what_is_counted_by_hand(data: Dataset, workdir: Path, mo
     slices, marked = sum(map(len, tumour)), int(sum(one.sum() for one in tumour))
     assert 0 < marked < slices
 
-    paper = evaluate_network(data, workdir, "test", None, None, QUIET)
+    paper = evaluate_network(data, workdir, QUIET)
     counts = ("slices", "tumour_slices", "both_empty_slices", "false_positive_slices", "false_negative_slices")
     assert [paper[name] for name in counts] == [slices, marked, slices - marked, 0, marked]
     assert paper["mean_dice_tumour_slices"] == 0.0
@@ -107,7 +107,7 @@ def test_nothing_scores_what_is_counted_by_hand(data: Dataset, workdir: Path, mo
     assert paper["mean_volumetric_hd95_mm"] is None and paper["patients_without_surface_distance"] == 2
     assert paper["lesions_missed"] == paper["lesions"] and paper["lesions_false_positive"] == 0
 
-    keras = evaluate_network(data, workdir, "test", None, None, QUIET, protocol="authors_code")
+    keras = evaluate_network(data, workdir, QUIET, EvaluateOptions(protocol="authors_code"))
     inner = [one[len(one) // 5 : len(one) - len(one) // 5] for one in tumour]
     slices, marked = sum(map(len, inner)), int(sum(one.sum() for one in inner))
     assert [keras[name] for name in counts] == [slices, marked, slices - marked, 0, marked]

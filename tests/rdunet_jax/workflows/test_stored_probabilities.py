@@ -113,7 +113,7 @@ def test_shards_share_the_patients(data: Path, workdir: Path) -> None:
         store_probabilities(Dataset(data), workdir, "test", network, QUIET, Shard.parse(f"{number}/2"))
         assert len(stored_files(workdir)) == number
     written = [path.stat().st_mtime_ns for path in stored_files(workdir)]
-    evaluate_network(Dataset(data), workdir, "test", None, None, QUIET)
+    evaluate_network(Dataset(data), workdir, QUIET)
     assert [path.stat().st_mtime_ns for path in stored_files(workdir)] == written
 
 
