@@ -26,6 +26,10 @@ IMAGE_SIZES = range(16, 1025, 8)
 """Multiples of 8 (the networks halve a slice up to three times), and no larger than any CT needs."""
 MOST_WORKERS = 1024
 
+PREDICTION_COLOR, REFERENCE_COLOR = "#e69f00", "#56b4e9"
+"""Orange and sky blue, which people with any common color blindness can tell apart (Okabe and Ito, 2008). Used in every
+picture, page and DICOM export."""
+
 
 @dataclass(frozen=True)
 class DatasetSettings:

@@ -1,7 +1,7 @@
 """Masks on the CT's own grid → what a planning system or an archive takes: DICOM RT Structure Set and Segmentation.
 
-Both are marked as made by software and approved by nobody. Both keep patient and study of the CT, because without them
-a DICOM object belongs to nobody: these exports, and they alone, carry identity.
+Both are marked as made by software and not reviewed. Both hold the patient and the study of the CT, because archives
+and viewers file an object under them. So these exports, and no others, carry identity.
 """
 
 from collections.abc import Sequence
@@ -17,38 +17,17 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from data_pipeline.contours.outlines import outlines
-from data_pipeline.dicom.files import quiet_pydicom, read_dataset
-from data_pipeline.dicom.volume import CTGeometry
+from data_pipeline.dicom.files import quiet_pydicom
+from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
+from data_pipeline.export.source import OPTIONAL, TYPE_2, describe_error, prepare_export
 from data_pipeline.files import atomic_path
+from data_pipeline.settings import PREDICTION_COLOR
 
 ROI_NAME = "RDUNET-GTV"
 
 _SOFTWARE = "rdunet-jax"
 _DESCRIPTION = "Segmented by a neural network, not reviewed"
-# What the CT and its structure set share of the Patient, General Study and Frame of Reference modules (PS3.3 A.19.3):
-_TYPE_2 = (  # must be there, if need be empty
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PositionReferenceIndicator",
-)
-_OPTIONAL = (
-    "SpecificCharacterSet",
-    "IssuerOfPatientID",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "StudyInstanceUID",
-    "StudyDescription",
-    "FrameOfReferenceUID",
-)
 
 
 def write_rtstruct(
@@ -56,21 +35,21 @@ def write_rtstruct(
 ) -> None:
     """Write a mask as an RT Structure Set (PS3.3 A.19) with the one ROI `RDUNET-GTV`.
 
-    The contours run along the pixels' edges (`outlines`). Their area is therefore the mask's own, and pixel centres lie
-    half a pixel away from them, so that the even-odd rule at pixel centres gives the mask back exactly. An empty mask
+    The contours follow the pixels' edges (`outlines`). Their area is therefore the mask's own, and pixel centers are
+    half a pixel away from them, so that the even-odd rule at pixel centers gives the mask back exactly. An empty mask
     gives the ROI without contours.
 
     Args:
         mask: bool or 0 and 1, on the grid of `geometry`.
-        geometry: where the mask's pixels lie, and the SOP instance UID of each slice.
+        geometry: position of the mask's pixels, and the SOP instance UID of each slice.
         source_files: the CT's files in any order; all slices of `geometry` must be among them.
         path: the file to write (`.dcm`).
 
     Raises:
-        InputError: the mask has another shape, a slice's file is missing or unreadable, or `path` cannot be written.
+        InputError: the mask has another shape, a slice's file is missing, unreadable or without its UIDs, or `path`
+            cannot be written.
     """
-    mask = _checked(mask, geometry, path)
-    headers = _headers(geometry, source_files)
+    mask, headers = prepare_export(mask, geometry, source_files, path)
     row_mm, column_mm = geometry.pixel_spacing_mm
     pixel_axes = np.stack([row_mm * geometry.column_cosine, column_mm * geometry.row_cosine])
     contours = [
@@ -87,12 +66,14 @@ def write_seg(
 ) -> None:
     """Write a mask as a binary DICOM Segmentation (PS3.3 A.51) with the one segment `RDUNET-GTV`.
 
-    Every frame refers to the CT slice it was drawn on. Slices without tumour are left out, except that an empty mask
-    keeps all of them, for a Segmentation must have a frame.
+    Every frame has the position of the CT slice it was drawn on, and refers to it, so that slices may be unevenly
+    spaced. Slices without tumour are left out, except that an empty mask keeps all of them, because a Segmentation must
+    have a frame. Where the CT has no valid SliceThickness, the median distance between its slices is written,
+    because readers (highdicom among them) require a value.
 
     Args:
         mask: bool or 0 and 1, on the grid of `geometry`.
-        geometry: where the mask's pixels lie, and the SOP instance UID of each slice.
+        geometry: position of the mask's pixels, and the SOP instance UID of each slice.
         source_files: the CT's files in any order; all slices of `geometry` must be among them.
         path: the file to write (`.dcm`).
 
@@ -100,79 +81,53 @@ def write_seg(
         InputError: the mask has another shape, a slice's file is missing, unreadable or lacks what a Segmentation must
             refer to, or `path` cannot be written.
     """
-    mask = _checked(mask, geometry, path)
-    headers = _headers(geometry, source_files)
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name="RDUNET", family=codes.DCM.ArtificialIntelligence, version=version(_SOFTWARE), source=_SOFTWARE
-    )
+    mask, headers = prepare_export(mask, geometry, source_files, path)
+    try:
+        with quiet_pydicom():
+            segmentation = _segmentation(mask, headers)
+    except Exception as error:  # unusual headers fail in many ways, with texts that may quote the patient's name
+        raise InputError(
+            f"{source_files[0].parent}: a DICOM SEG cannot refer to this CT ({describe_error(error)}); "
+            "export NIfTI or RTSTRUCT"
+        ) from error
+    with atomic_path(path) as temporary, quiet_pydicom():
+        segmentation.save_as(temporary)
+
+
+def _segmentation(mask: Bool[np.ndarray, "depth height width"], headers: Sequence[Dataset]) -> hd.seg.Segmentation:
     segment = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label=ROI_NAME,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Neoplasm,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="RDUNET", family=codes.DCM.ArtificialIntelligence, version=version(_SOFTWARE), source=_SOFTWARE
+        ),
         anatomic_regions=[codes.SCT.Lung],
     )
-    try:
-        with quiet_pydicom():
-            segmentation = hd.seg.Segmentation(
-                source_images=headers,
-                pixel_array=mask.astype(np.uint8),
-                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[segment],
-                series_instance_uid=generate_uid(),
-                series_number=300,
-                sop_instance_uid=generate_uid(),
-                instance_number=1,
-                manufacturer=_SOFTWARE,
-                manufacturer_model_name=_SOFTWARE,
-                software_versions=version(_SOFTWARE),
-                device_serial_number="0",
-                content_label="RDUNET",
-                content_description=_DESCRIPTION,
-                series_description=_DESCRIPTION,
-                omit_empty_frames=bool(mask.any()),
-            )
-    except Exception as error:  # unusual headers fail in many ways, with texts that may quote the patient's name
-        raise InputError(
-            f"{source_files[0].parent}: a DICOM SEG cannot refer to this CT ({_tell(error)}); export NIfTI or RTSTRUCT"
-        ) from error
-    with atomic_path(path) as temporary, quiet_pydicom():
-        segmentation.save_as(temporary)
-
-
-def _checked(
-    mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path
-) -> Bool[np.ndarray, "depth height width"]:
-    if mask.shape != geometry.shape:
-        raise InputError(f"{path}: the mask is {mask.shape}, the CT {geometry.shape}; export it on the CT's own grid")
-    return mask.astype(bool)
-
-
-def _headers(geometry: CTGeometry, source_files: Sequence[Path]) -> list[Dataset]:
-    """The CT's headers without pixels, one for each slice of `geometry`, in its order."""
-    headers: dict[str, Dataset] = {}
-    for file in source_files:
-        try:
-            header = read_dataset(file)
-            if not (header.FrameOfReferenceUID and header.StudyInstanceUID and header.SeriesInstanceUID):
-                raise AttributeError("empty UID")
-            headers[str(header.SOPInstanceUID)] = header
-        except AttributeError as error:
-            raise InputError(f"{file}: DICOM exports need its UIDs ({_tell(error)}); export NIfTI") from error
-        except Exception as error:  # pydicom raises errors of many kinds on a damaged file
-            raise InputError(f"{file}: no readable CT slice ({type(error).__name__}); restore the file") from error
-    missing = sum(uid not in headers for uid in geometry.sop_instance_uids)
-    if missing:
-        where = source_files[0].parent if source_files else "the CT"
-        raise InputError(f"{where}: {missing} of {geometry.shape[0]} slices are missing; name all files of the series")
-    return [headers[uid] for uid in geometry.sop_instance_uids]
-
-
-def _tell(error: Exception) -> str:
-    missing = error.name if isinstance(error, AttributeError) else None
-    return f"no {missing}" if missing else type(error).__name__
+    segmentation = hd.seg.Segmentation(
+        source_images=headers,
+        pixel_array=mask.astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[segment],
+        series_instance_uid=generate_uid(),
+        series_number=300,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=_SOFTWARE,
+        manufacturer_model_name=_SOFTWARE,
+        software_versions=version(_SOFTWARE),
+        device_serial_number="0",
+        content_label="RDUNET",
+        content_description=_DESCRIPTION,
+        series_description=_DESCRIPTION,
+        omit_empty_frames=bool(mask.any()),
+        specific_character_set=None,  # set below, because highdicom refuses some that DICOM defines
+    )
+    if "SpecificCharacterSet" in headers[0]:
+        segmentation.SpecificCharacterSet = headers[0].SpecificCharacterSet
+    return segmentation
 
 
 def _reference(header: Dataset) -> Dataset:
@@ -219,7 +174,7 @@ def _structure_set(headers: Sequence[Dataset], contours: Sequence[Dataset]) -> D
         ROIGenerationAlgorithm="AUTOMATIC",
         ROIGenerationDescription=_DESCRIPTION,
     )
-    roi_contour = _dataset(ReferencedROINumber=1, ROIDisplayColor=[213, 94, 0])
+    roi_contour = _dataset(ReferencedROINumber=1, ROIDisplayColor=list(bytes.fromhex(PREDICTION_COLOR[1:])))
     if contours:
         roi_contour.ContourSequence = list(contours)
     observation = _dataset(ObservationNumber=1, ReferencedROINumber=1, RTROIInterpretedType="GTV", ROIInterpreter="")
@@ -246,9 +201,8 @@ def _structure_set(headers: Sequence[Dataset], contours: Sequence[Dataset]) -> D
         ROIContourSequence=[roi_contour],
         RTROIObservationsSequence=[observation],
         ApprovalStatus="UNAPPROVED",
-        **dict.fromkeys(_TYPE_2, ""),
     )
-    for keyword in (*_TYPE_2, *_OPTIONAL):
+    for keyword in (*TYPE_2, *OPTIONAL, "StudyInstanceUID", "FrameOfReferenceUID", "SpecificCharacterSet"):
         if keyword in first:
             dataset[keyword] = first[keyword]
     dataset.file_meta = FileMetaDataset()

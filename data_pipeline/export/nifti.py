@@ -1,4 +1,4 @@
-"""Masks on the CT's own grid as NIfTI files for other programs. They do not name the patient."""
+"""Masks on the CT's own grid as NIfTI files. They do not name the patient."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from data_pipeline.files import atomic_path
 def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path) -> None:
     """Write a mask as uint8 NIfTI-1 on the CT's own grid.
 
-    The array is stored (column, row, slice). The affine leads to scanner coordinates (RAS, mm), which are DICOM's
-    patient coordinates (LPS, PS3.3 C.7.6.2.1.1) with x and y negated. sform and qform both hold it; only for slices
-    sheared by a gantry tilt, which a qform cannot describe, the qform is left unset.
+    The array is stored (column, row, slice). The affine maps indices to scanner coordinates (RAS, mm): DICOM's patient
+    coordinates (LPS, PS3.3 C.7.6.2.1.1) with x and y negated. Both sform and qform hold it. A qform cannot
+    describe slices sheared by a gantry tilt; it is left unset for them.
 
     Args:
         mask: bool or 0 and 1, on the grid of `geometry`.
-        geometry: where the mask's voxels lie.
+        geometry: position of the mask's voxels.
         path: the file to write, `.nii.gz` or `.nii`.
 
     Raises:

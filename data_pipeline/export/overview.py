@@ -1,4 +1,4 @@
-"""A picture of a segmentation for people. It does not name the patient."""
+"""A picture of a segmentation, to check it by eye. It does not name the patient."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from scipy import ndimage
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.export.nifti import require_grid
 from data_pipeline.files import atomic_path
+from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
 
 MAX_SLICES = 12
 DISPLAY_WINDOW_HU = (-1350, 150)
 
-# Orange and sky blue stay apart under every common colour blindness (Okabe and Ito, 2008). The reference is the wider
-# line below: where both agree, one sees a blue line with an orange core.
-_PREDICTION = {"color": "#ff7f0e", "linewidth": 1.4}
-_REFERENCE = {"color": "#56b4e9", "linewidth": 3.0}
+# The reference is the wider line and drawn first: where both agree, the reader sees a blue line with an orange core.
+_PREDICTION = {"color": PREDICTION_COLOR, "linewidth": 1.4}
+_REFERENCE = {"color": REFERENCE_COLOR, "linewidth": 3.0}
 _RIM = (withStroke(linewidth=2, foreground="black"),)
 _BODY_HU = -400
 _MARGIN_MM = 10
@@ -36,18 +36,19 @@ def write_overview(
     prediction: Shaped[np.ndarray, "depth height width"],
     truth: Shaped[np.ndarray, "depth height width"] | None = None,
 ) -> None:
-    """Draw up to 12 slices in a lung window with the tumour's contours: a PNG to judge a segmentation at a glance.
+    """Draw up to 12 slices in a lung window with the tumour's contours, as a PNG.
 
-    The slices are spread over the tumour's extent, predicted or true: from each of 12 equal runs of tumour slices, the
-    one with most tumour. Without any tumour they are spread over the middle half of the scan, and the title says so.
-    They are cut to the body and shown as usual: the patient's right side on the left, the front at the top.
+    The slices sample the tumour's extent, predicted or reference: the tumour slices are divided into 12 equal runs, and
+    of each run the slice with the largest tumour area is shown. Without any tumour the slices sample the middle half of
+    the scan, and the title says so. Slices are cropped to the body and shown in radiological orientation: the patient's
+    right side on the left, the front at the top.
 
     Args:
         hounsfield: the CT, HU.
-        geometry: where its voxels lie.
+        geometry: position of its voxels.
         path: the file to write (`.png`).
         prediction: bool or 0 and 1, on the grid of `geometry`.
-        truth: the reference, likewise, if there is one.
+        truth: the reference mask, likewise; None if there is none.
 
     Raises:
         InputError: a mask or the CT has another shape than `geometry`, or `path` cannot be written.
@@ -87,7 +88,7 @@ def write_overview(
 
 @dataclass(frozen=True)
 class _View:
-    """How to turn stored slices: the patient's left (or back) to the right of the picture, the back (or feet) down."""
+    """How to turn stored slices: the patient's left (or back) on the right, his back (or feet) at the bottom."""
 
     transpose: bool
     flip: tuple[int, int]
@@ -186,14 +187,14 @@ def _scale_bar(axes: Axes, view: _View, length_mm: int = 50) -> None:
     """A bar of known length at the lower left."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y = left + 0.03 * (right - left), bottom + 0.04 * (top - bottom)
-    for colour, width in (("black", 4), ("white", 2)):
-        axes.plot([x, x + length_mm / view.spacing_mm[1]], [y, y], color=colour, linewidth=width)
+    for color, width in (("black", 4), ("white", 2)):
+        axes.plot([x, x + length_mm / view.spacing_mm[1]], [y, y], color=color, linewidth=width)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     _write_in(axes, 0.03, 0.06, f"{length_mm} mm")
 
 
 def _head(figure: Figure, geometry: CTGeometry, masks: dict[str, Bool[np.ndarray, "depth height width"]]) -> None:
-    """Title with volumes and Dice, legend, and the small print."""
+    """Title with volumes and Dice, legend, and a line with window and purpose."""
     volumes = {name: mask.sum() * geometry.voxel_volume_mm3 / 1000 for name, mask in masks.items()}
     facts = [f"{name} {volume:.1f} cm³" for name, volume in volumes.items()]
     if "reference" in masks and any(volumes.values()):

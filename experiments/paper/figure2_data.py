@@ -18,13 +18,13 @@ from matplotlib.patheffects import withStroke
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.preprocessing.intensity import normalise
+from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
 from experiments.paper.numbers import Picture
 from experiments.paper.runs import Experiments, make_alone, run_script
 from rdunet_jax.inference.postprocessing import to_ct_grid
 
 PATIENTS, COLUMNS = 8, 4
-REFERENCE, PREDICTION = "#56b4e9", "#ff7f0e"
-"""Sky blue and orange: apart under every common colour blindness, and the colours of all pictures here."""
+REFERENCE, PREDICTION = REFERENCE_COLOR, PREDICTION_COLOR
 RIM = (withStroke(linewidth=2, foreground="black"),)
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from PIL import Image
 
+from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
 from rdunet_jax.files import write_whole
 from rdunet_jax.scoring.slices import score_slices
 
@@ -116,7 +117,8 @@ class Page:
             "hounsfield": HU_OF_CODE.tolist(),
             "patients": [head | pictures for head, pictures in zip(self._heads, slices, strict=True)],
         }
-        style, script = _part("page.css"), _part("page.js") + _part("strip.js")
+        colors = f":root {{ --prediction-color: {PREDICTION_COLOR}; --reference-color: {REFERENCE_COLOR}; }}\n"
+        style, script = colors + _part("page.css"), _part("page.js") + _part("strip.js")
         page = Template(_part("page.html")).substitute(
             title=escape(title),
             style=style,

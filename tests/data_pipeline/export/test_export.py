@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
 from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.files import quiet_pydicom
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.export.dicom import ROI_NAME, write_rtstruct, write_seg
@@ -296,18 +297,94 @@ def test_seg_of_an_unusual_header_is_refused_without_quoting_it(samples: dict[st
     assert "\n" not in str(caught.value) and "anary" not in str(caught.value)
 
 
+PATIENT_AND_STUDY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+ODD = {  # what anonymizers and other software write, none of it allowed (PS3.3 C.7.1.1, PS3.5 6.2)
+    "PatientSex": "Female",
+    "PatientBirthDate": "1950-13",
+    "StudyDate": "REMOVED",
+    "StudyTime": "99:99",
+    "AccessionNumber": "one\\two",
+    "SliceThickness": "0",
+    "SpecificCharacterSet": "UTF8",
+}
+
+
+@pytest.mark.parametrize("change", [*PATIENT_AND_STUDY, "SliceThickness", "all removed", "odd values", "SOPClassUID"])
+@pytest.mark.parametrize("write", [write_rtstruct, write_seg])
+def test_an_anonymized_ct_is_exported(samples: dict[str, Sample], tmp_path: Path, write, change: str, capfd) -> None:
+    sample = samples["uneven"]
+    geometry = sample.volume.geometry
+    removed = {"all removed": (*PATIENT_AND_STUDY, "SliceThickness"), "odd values": ()}.get(change, (change,))
+    anonymized = []
+    for file in sample.files:
+        with quiet_pydicom():
+            ct = pydicom.dcmread(file)
+            for keyword in removed:
+                delattr(ct, keyword)
+            for keyword, value in ODD.items() if change == "odd values" else ():
+                setattr(ct, keyword, value)
+            ct.save_as(tmp_path / file.name)
+        anonymized.append(tmp_path / file.name)
+    mask = np.zeros(geometry.shape, bool)
+    mask[2:4, 3:9, 2:8] = True
+    write(mask, geometry, anonymized, tmp_path / "out.dcm")
+    assert capfd.readouterr() == ("", "")  # no warning, which would quote values of the file
+    out = pydicom.dcmread(tmp_path / "out.dcm")
+    for keyword in PATIENT_AND_STUDY:
+        if keyword in removed or (change == "odd values" and keyword in ODD):
+            assert not out.get(keyword), keyword
+        elif keyword in IDENTITY:
+            assert out[keyword].value == IDENTITY[keyword]
+    if write is write_seg:
+        seg = hd.seg.segread(tmp_path / "out.dcm")
+        planes = seg.get_pixels_by_source_instance(
+            list(geometry.sop_instance_uids), combine_segments=True, assert_missing_frames_are_empty=True
+        )
+        np.testing.assert_array_equal(planes, mask)
+        measures = out.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        no_thickness = "SliceThickness" in removed or change == "odd values"
+        expected = geometry.spacing_mm[0] if no_thickness else pydicom.dcmread(sample.files[0]).SliceThickness
+        assert float(measures.SliceThickness) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("name", ["Müller^Jürgen", "Яковлев^Иван"])
+@pytest.mark.parametrize("write", [write_rtstruct, write_seg])
+def test_names_in_other_alphabets_are_kept(samples: dict[str, Sample], tmp_path: Path, write, name: str) -> None:
+    sample = samples["axial"]
+    files = []
+    for file in sample.files:
+        ct = pydicom.dcmread(file)
+        ct.SpecificCharacterSet = "ISO_IR 192" if name < "Я" else "ISO_IR 144"
+        ct.PatientName = name
+        ct.save_as(tmp_path / file.name)
+        files.append(tmp_path / file.name)
+    write(np.ones(sample.volume.geometry.shape, bool), sample.volume.geometry, files, tmp_path / "out.dcm")
+    assert str(pydicom.dcmread(tmp_path / "out.dcm").PatientName) == name
+
+
 def _picture(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG" and set(image.info) <= {"Software", "dpi"}
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def _coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Where the picture has this colour, below the legend."""
-    return (np.abs(picture - colour).max(axis=2) < 30)[100:]
+def _colored(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Where the picture has this color, below the legend."""
+    return (np.abs(picture - color).max(axis=2) < 30)[100:]
 
 
-ORANGE, BLUE = (255, 127, 14), (86, 180, 233)
+ORANGE, BLUE = (230, 159, 0), (86, 180, 233)
 
 
 def test_overview_of_a_real_patient(real_patients: Path, tmp_path: Path) -> None:
@@ -316,8 +393,8 @@ def test_overview_of_a_real_patient(real_patients: Path, tmp_path: Path) -> None
     write_overview(hounsfield, geometry, tmp_path / "one.png", mask)
     write_overview(hounsfield, geometry, tmp_path / "both.png", np.roll(mask, 6, axis=2), mask)
     one, both = _picture(tmp_path / "one.png"), _picture(tmp_path / "both.png")
-    assert _coloured(one, ORANGE).sum() > 2000 and not _coloured(one, BLUE).any()
-    assert _coloured(both, ORANGE).sum() > 2000 and _coloured(both, BLUE).sum() > 2000
+    assert _colored(one, ORANGE).sum() > 2000 and not _colored(one, BLUE).any()
+    assert _colored(both, ORANGE).sum() > 2000 and _colored(both, BLUE).sum() > 2000
     assert one.shape[1] > 2000  # four panels in a row
 
 
@@ -361,7 +438,7 @@ def test_overview_with_few_tumour_slices(samples: dict[str, Sample], tmp_path: P
     mask = np.zeros(sample.volume.geometry.shape, np.uint8)
     mask[:slices, 4:9, 4:8] = 1
     write_overview(sample.volume.hounsfield, sample.volume.geometry, tmp_path / "picture.png", mask)
-    assert _coloured(_picture(tmp_path / "picture.png"), ORANGE).any() == bool(slices)
+    assert _colored(_picture(tmp_path / "picture.png"), ORANGE).any() == bool(slices)
 
 
 def test_overview_refuses_another_grid(samples: dict[str, Sample], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rdunet_jax.page.write import HU_OF_CODE, Page, PagePatient
 CHROMIUM = shutil.which("chromium")
 SHAPE = (40, 20, 24)
 """So that ten slices on and back are not yet the ends."""
-BLUE, ORANGE = (0x56, 0xB4, 0xE9), (0xFF, 0x7F, 0x0E)
+BLUE, ORANGE = (0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;\u2028"
 
 
