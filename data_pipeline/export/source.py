@@ -139,7 +139,9 @@ def _character_set(original: Dataset) -> str | list[str] | None:
     if not value:
         return None
     values = list(value) if isinstance(value, MultiValue) else [str(value)]
-    return value if all(one in python_encoding for one in values) else _UTF_8
+    if not all(one in python_encoding for one in values):
+        return _UTF_8
+    return values if len(values) > 1 else values[0]
 
 
 def _valid_text(original: Dataset, keyword: str) -> str:
