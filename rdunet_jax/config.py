@@ -14,7 +14,7 @@ Protocol = Literal["paper", "authors_code"]
 SplitName = Literal["train", "validation", "test"]
 MAX_DILATION_DIAMETER = 101
 """In pixels: about 10 cm on a CT, more than any margin."""
-Augmentation = Literal[
+PaperAugmentation = Literal[
     "rotation",
     "cropping",
     "global_shift",
@@ -23,34 +23,38 @@ Augmentation = Literal[
     "multiplicative_noise",
     "horizontal_flip",
     "blur",
-    "authors_code",
 ]
+"""The paper's eight augmentations (section 3.2)."""
+Augmentation = Literal[PaperAugmentation, "authors_code"]
+PAPER_AUGMENTATION: tuple[PaperAugmentation, ...] = get_args(PaperAugmentation)
+Recipe = Literal["paper", "authors_code", "plain"]
+Gate = Literal["hard_sigmoid", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How often and how far the paper's eight changes go.
+    """Probability and strength of the paper's eight augmentations.
 
-    The paper names the changes (section 3.2) and not their sizes: these are the public Keras code's where it makes the
-    same change. Gray levels are those of 8 bits, 0..255.
+    The paper names them (section 3.2) without their strengths. The defaults are those of the public Keras code where it
+    has the same augmentation. Intensities are 8-bit gray levels, 0..255.
     """
 
-    chance: float = 0.5
-    """Chance that a named change is made to a patch, each by itself."""
+    augmentation_probability: float = 0.5
+    """Probability of applying each selected augmentation, independently per patch."""
     rotation: float = 5.0
-    """Degrees, at most, either way."""
+    """Largest rotation in plane, in degrees, in either direction."""
     cropping: float = 0.9
-    """Smallest side of a crop, as a part of the patch's."""
+    """Smallest side of a crop, as a fraction of the patch's side; the crop is resized to the patch's size."""
     global_shift: float = 10.0
-    """Gray levels, at most, added to a whole patch or taken off it."""
+    """Largest change of brightness, in gray levels: one value for all pixels of a patch."""
     global_scale: float = 0.1
-    """Part, at most, by which a whole patch gets brighter or darker."""
+    """Largest relative change of brightness: one factor for all pixels of a patch."""
     additive_noise: float = 10.0
-    """Gray levels, at most, added to a pixel or taken off it."""
+    """Largest change of brightness, in gray levels: another value for each pixel."""
     multiplicative_noise: float = 0.05
-    """Part, at most, by which a pixel gets brighter or darker."""
+    """Largest relative change of brightness: another factor for each pixel."""
     blur: float = 1.0
-    """Largest standard deviation of the Gaussian, in pixels."""
+    """Largest standard deviation of the Gaussian blur, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -58,82 +62,71 @@ class TrainConfig:
     """The training recipe (paper, section 3.3)."""
 
     epochs: int = 30
-    """Passes over the training patches, at most."""
+    """Largest number of passes over the training patches."""
     batch_size: int = 2
-    """Patches in one step."""
+    """Patches per training step."""
     learning_rate: float = 1e-4
-    """Adam's first step size."""
+    """Initial learning rate of Adam."""
     plateau_patience: int = 3
-    """Epochs without a better validation Dice before the rate is halved."""
+    """Epochs without a better validation Dice before the learning rate is reduced."""
     plateau_factor: float = 0.5
-    """What the rate is multiplied by on a plateau."""
+    """Factor by which the learning rate is reduced on a plateau."""
     min_learning_rate: float = 1e-8
-    """The rate is never lowered below this."""
+    """Smallest learning rate of the plateau rule."""
     early_stopping: int | None = None
-    """Stop after this many epochs without a better validation Dice (default: never, as in the paper; its Keras code
+    """Stop after this many epochs without a better validation Dice (default: never, as in the paper; the authors' code
     stops after 15)."""
     steps: int | None = None
-    """Stop after this many steps in all (default: by epochs alone)."""
+    """Stop after this many training steps in total (default: `epochs` alone decides)."""
     steps_per_epoch: int | None = None
-    """Steps between two validations (default: one pass over the training patches)."""
+    """Training steps per epoch (default: one pass over the training patches)."""
     validation: Literal["patients", "patches", "none"] = "patients"
-    """Where validation Dice is measured: on whole patients through the evaluator, or faster on their training patches
-    alone; `none` measures nothing, and the latest checkpoint is used instead of the best."""
+    """Validation Dice is measured on whole patients, as `rdunet evaluate` does, or on patches only, which is faster.
+    With `none` there is no validation, and the last checkpoint is used instead of the best."""
     augmentation: tuple[Augmentation, ...] = ()
-    """Random changes of the training patches, in this order: any of the paper's eight, or `authors_code` for its
-    code's."""
+    """Augmentations of the training patches, applied in this order: any of the paper's eight, or `authors_code` for the
+    scheme of the authors' code."""
     augment: AugmentConfig = AugmentConfig()
-    """How often and how far the paper's eight go."""
+    """Probability and strength of the paper's eight augmentations."""
     loss: str = "bce"
-    """What is minimised: `bce`, `dice`, `tversky`, `focal` or `iou`, or a weighted sum such as `bce+0.5*dice`."""
+    """Loss function: `bce`, `dice`, `tversky`, `focal` or `iou`, or a weighted sum such as `bce+0.5*dice`."""
     tversky_alpha: float = 0.5
-    """Weight of false positives in `tversky`, from 0 to 1; false negatives get the rest."""
+    """Weight of false positives in the Tversky loss; false negatives have 1 minus this."""
     step_decay: float = 0.0
-    """The rate is also divided by 1 + this x steps, as by Keras 2's `decay`."""
+    """Decay of the learning rate per step: it is divided by 1 + decay * steps, as with `decay` in Keras 2."""
     clip_norm: float | None = None
-    """Gradients are scaled down to this norm over all parameters (default: never)."""
+    """Largest norm of the gradient over all parameters; a longer one is scaled down to it (default: no limit)."""
     accumulate: int = 1
-    """Batches whose mean gradient makes one update: a larger batch without its memory."""
+    """Batches whose gradients are averaged for one update: a larger batch without its memory."""
     ema: float | None = None
-    """Validate and keep the exponential moving average of the network with this decay, such as 0.999 (default: the
-    network itself)."""
+    """Decay of an exponential moving average of the weights, such as 0.999, that is validated and stored in place of
+    the weights (default: no averaging)."""
     seed: int = 0
-    """Seeds the initial weights, the order of the patches, the augmentation and the dropout."""
+    """Random seed of the initial weights, the order of the patches, augmentation and dropout."""
 
     def __post_init__(self) -> None:
         if isinstance(self.augment, dict):  # as JSON brings it back
             object.__setattr__(self, "augment", AugmentConfig(**self.augment))
 
 
-PAPER_AUGMENTATION: tuple[Augmentation, ...] = (
-    "rotation",
-    "cropping",
-    "global_shift",
-    "global_scale",
-    "additive_noise",
-    "multiplicative_noise",
-    "horizontal_flip",
-    "blur",
-)
-
-RECIPES: dict[str, TrainConfig] = {
+RECIPES: dict[Recipe, TrainConfig] = {
     "paper": TrainConfig(augmentation=PAPER_AUGMENTATION),
     "authors_code": TrainConfig(augmentation=("authors_code",), early_stopping=15),
     "plain": TrainConfig(),
 }
-"""The paper's (section 3.3), its public Keras code's, and the paper's without augmentation."""
+"""The recipe of the paper (section 3.3), of the authors' public Keras code, and the paper's without augmentation."""
 
 
 @dataclass(frozen=True)
 class HostsConfig:
-    """How the processes of a run on several machines find each other: each is started with the same command."""
+    """Training on several machines: how the processes, each started with the same command, find each other."""
 
     distributed: Literal["no", "auto"] = "no"
-    """`auto`: by the cluster's own account of the job (SLURM, Open MPI, Kubernetes)."""
+    """With `auto` the cluster's scheduler gives the addresses (SLURM, Open MPI, Kubernetes)."""
     coordinator: str | None = None
-    """Address and port of the first process, as 10.0.0.1:8476, where the cluster says nothing."""
+    """Address and port of the first process, such as 10.0.0.1:8476, where no scheduler gives it."""
     processes: int | None = None
-    """Number of processes in all, with a coordinator."""
+    """Total number of processes, with a coordinator."""
     process_id: int | None = None
     """Number of this process, from 0, with a coordinator."""
 
@@ -215,61 +208,62 @@ class EvaluateOptions(PostprocessingOverrides):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A network of the Recurrent 3D-DenseUNet family; the defaults are the public Keras code's network (`keras`)."""
+    """A network of the Recurrent 3D-DenseUNet family; the defaults are those of the authors' Keras code (`keras`)."""
 
     name: str = "keras"
-    """What the network is called in tables and checkpoints."""
+    """Name of the network in tables and checkpoints."""
     architecture: Literal["unet", "lungnet"] = "unet"
-    """Encoder, bottleneck and decoder, or a stack of dilated convolutions at full resolution."""
+    """U-Net with encoder, bottleneck and decoder, or LungNet: dilated convolutions at full resolution."""
     widths: tuple[int, ...] = (32, 64, 128)
-    """Features of the encoder's levels, finest first, which the decoder mirrors; or of the dilated layers."""
+    """Features per level of the encoder, finest first; the decoder has the same. In a LungNet, features per layer."""
     kernel_depth: int = 3
-    """Slices that a 3x3 kernel spans; 1 makes a 2-D network, run on each slice by itself."""
+    """Slices in a 3x3 kernel; with 1 the network is 2-D and treats each slice separately."""
     dense: bool = True
-    """A block's input also goes to its second convolution (the pseudo-dense block)."""
+    """Pseudo-dense blocks: the second convolution also gets the block's input."""
     block_output: Literal["concatenate", "last"] = "concatenate"
-    """What a block hands on: its input and its last layer, or its last layer only."""
+    """Output of a block: its input and its last layer concatenated, or its last layer alone."""
     whole_skips: int = 1
-    """At this many of the coarsest levels the decoder gets all that the encoder's block hands on; above them, the
-    block's last layer only."""
+    """Number of levels, coarsest first, whose skip connection carries the whole block output; the others carry the
+    block's last layer alone."""
     dropout: float = 0.1
-    """Chance that a whole channel is dropped in the encoder."""
+    """Probability of dropping a channel in the encoder (spatial dropout)."""
     dropout_after: Literal["pooling", "convolution"] = "pooling"
-    """Where the encoder drops channels."""
+    """Position of the dropout in the encoder."""
     pooling: Literal["spatial", "spatio-temporal"] = "spatial"
-    """Whether pooling and upsampling keep the depth or halve and double it too."""
+    """Pooling and upsampling in plane only, or along depth too."""
     upsampling: Literal["transposed", "nearest"] = "transposed"
-    """A learned transposed convolution, or repetition."""
+    """Upsampling by a learned transposed convolution, or by repeating voxels."""
     decoder: Literal["upsample-first", "block-first"] = "upsample-first"
-    """A decoder level upsamples, joins the skip and then runs its block, or runs its block before both."""
+    """Order within a decoder level: upsampling, skip connection, block; or block, upsampling, skip connection."""
     bottleneck: Literal["convlstm", "bidirectional", "convgru", "block", "none"] = "convlstm"
-    """What stands between encoder and decoder: ConvLSTM layers (in one direction or both), ConvGRU layers, a block."""
+    """Layers between encoder and decoder: ConvLSTM in one direction or in both, ConvGRU, a convolution block, or
+    none."""
     recurrent_layers: int = 3
-    """Recurrent layers in the bottleneck."""
+    """Number of recurrent layers in the bottleneck."""
     recurrent_width: int = 256
-    """Features of each recurrent layer (in each direction), or of the bottleneck's block."""
+    """Features of each recurrent layer (per direction), or of the bottleneck's block."""
     recurrent_norm: bool = True
-    """Every recurrent layer is followed by a normalisation."""
-    gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
-    """Recurrent gate activation: Keras 2's clip(0.2x + 0.5, 0, 1), as the authors trained, or Keras 3's."""
+    """Normalization after each recurrent layer."""
+    gate: Gate = "hard_sigmoid"
+    """Activation of the recurrent gates: Keras 2's clip(0.2x + 0.5, 0, 1), as the authors trained, or the sigmoid."""
     norm: Literal["batch", "group"] = "batch"
-    """Normalisation after every convolution."""
+    """Normalization after each convolution: over the batch, or over groups of channels."""
     norm_groups: int = 8
-    """Groups of channels in group normalisation."""
+    """Number of groups in group normalization."""
     norm_momentum: float = 0.99
-    """How much of the running statistics stays in a step of batch normalisation."""
+    """Momentum of the running mean and variance in batch normalization."""
     norm_epsilon: float = 1e-3
-    """Added to the variance."""
+    """Small number added to the variance in normalization."""
     dilations: tuple[int, ...] = ()
-    """Dilation in plane of each layer of a `lungnet`."""
+    """Dilation in plane of each layer of a LungNet."""
     fusion_widths: tuple[int, ...] = ()
-    """Features of the 3x3x3 convolutions that join a `lungnet`'s slices; none in a 2-D network."""
+    """Features of the 3x3x3 convolutions that join the slices of a LungNet; empty for a 2-D network."""
     patch_depth: int = 8
-    """Slices in a training patch and in a window of prediction. The network itself takes any depth."""
+    """Slices in a training patch and in a prediction window; the network itself takes any depth."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; its parameters stay float32, and so do its logits."""
+    """Number format of the computation; parameters and logits stay float32."""
     remat: bool = False
-    """Recompute each block's inside in the backward pass: less memory for about a third more arithmetic."""
+    """Recompute activations in the backward pass (rematerialization): less memory, a third more computation."""
 
     def __post_init__(self) -> None:
         # JSON brings tuples back as lists, which could not be hashed.

@@ -131,7 +131,7 @@ def train_both(data: Dataset, output: Path, run: RunConfig, console: Console) ->
     model, curve = train_keras(data, run, steps)
     weights = output / "keras.weights.h5"
     model.save_weights(weights)
-    import_weights(weights, output / "keras", run)
+    import_weights(weights, output / "keras", run, run.model.gate)
     exact = train_keras_exactly(data, run, min(steps, EXACT_STEPS))
     return {"keras": curve, "ours": read_curve(output / "ours"), "exact": exact}
 

@@ -4,27 +4,32 @@ A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from data_pipeline.errors import InputError
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, Intensity
+from rdunet_jax import __version__
 from rdunet_jax.config import (
     RECIPES,
     EvaluateOptions,
+    Gate,
     HostsConfig,
     InferenceConfig,
     ModelConfig,
     PostprocessingOverrides,
+    Recipe,
     TrainConfig,
 )
-from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.networks.named import KERAS, model_config
+from rdunet_jax.workflows.start_up import mistakes_in_one_line, parse, prepare_jax
 
 _SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
 _OVERRIDES, _EVALUATE = PostprocessingOverrides(), EvaluateOptions()
@@ -77,33 +82,25 @@ def train(
     workdir: Path,
     dataset: str | None = None,
     model: str = "keras",
-    widths: tuple[int, ...] | None = None,
-    recurrent_width: int | None = None,
-    recurrent_layers: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    remat: bool = False,
-    recipe: Literal["paper", "authors_code", "plain"] = "paper",
+    network: OmitArgPrefixes[ModelConfig] = KERAS,
+    recipe: Recipe = "paper",
     settings: OmitArgPrefixes[TrainConfig] = RECIPES["paper"],
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
     hosts: OmitArgPrefixes[HostsConfig] = _HOSTS,
 ) -> None:
-    """Train a network, or go on with a run that was stopped.
+    """Train a network, or continue a run that was interrupted.
 
-    One process uses all devices of its machine that a batch can be split over. On several machines every process is
-    started with the same command and --distributed, or with --coordinator, --processes and --process-id.
+    One process uses all devices of its machine over which a batch can be split. On several machines, start every
+    process with the same command and --distributed, or with --coordinator, --processes and --process-id.
 
     Args:
         data_dir: Folder with a data set that `rdunet prepare` made.
-        workdir: Folder of the run. The same command again goes on from its last checkpoint.
+        workdir: Folder of the run. The same command again continues from its last checkpoint.
         dataset: Name of the data set, such as slice_minmax_256, where the folder holds several.
-        model: Name of the network.
-        widths: Features of the encoder's levels, finest first (default: the network's own).
-        recurrent_width: Features of each recurrent layer (default: the network's own).
-        recurrent_layers: Number of recurrent layers (default: the network's own).
-        dtype: What the network computes in; its parameters stay float32.
-        remat: Recompute each block's inside in the backward pass: less memory, a third more arithmetic.
-        recipe: The paper's training recipe, its public Keras code's, or the paper's without augmentation; the
-            settings below start from it.
+        model: Name of the network: one of those that `rdunet models` lists. Its settings are the defaults of the
+            network options.
+        recipe: Training recipe: the paper's, that of the authors' code, or the paper's without augmentation. Its
+            settings are the defaults of the training options.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.parallel import initialize
@@ -112,17 +109,7 @@ def train(
     if inference.threshold == "histogram":
         raise InputError("--threshold histogram: training needs a number; `evaluate` takes it on whole patients")
     initialize(hosts)
-
-    data = Dataset(data_dir, dataset)
-    overrides = {
-        "dtype": dtype,
-        "remat": remat,
-        "widths": widths,
-        "recurrent_width": recurrent_width,
-        "recurrent_layers": recurrent_layers,
-    }
-    network = _named(model, **{name: value for name, value in overrides.items() if value is not None})
-    train_network(data, workdir, network, settings, inference, console)
+    train_network(Dataset(data_dir, dataset), workdir, network, settings, inference, console)
 
 
 def evaluate(
@@ -231,24 +218,28 @@ def import_weights(
     file: Positional[Path],
     workdir: Path,
     model: str = "keras",
-    intensity: Literal["slice_minmax", "hu_window"] = "slice_minmax",
+    network: OmitArgPrefixes[ModelConfig] = KERAS,
+    intensity: Intensity = "slice_minmax",
     image_size: int = 256,
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
+    given_gate: Suppress[Gate | None] = None,
 ) -> None:
-    """Make a run of the weights in a Keras file, for `evaluate` and `segment`.
+    """Make a run from the weights in a Keras file, for `evaluate` and `segment`.
 
     Args:
-        file: Keras 3 `.keras` or `.weights.h5`, or Keras 2 `.h5` (whole model or weights alone).
+        file: Keras 3 `.keras` or `.weights.h5`, or Keras 2 `.h5` (whole model or weights alone). A file of weights
+            alone does not say which activation the recurrent gates have: give --gate.
         workdir: Folder for the run; must not hold one yet.
-        model: Network that the weights belong to.
-        intensity: Gray conversion that the weights were trained on.
-        image_size: Rows and columns of the slices that they were trained on, in pixels.
+        model: Name of the network: one of those that `rdunet models` lists. Its settings are the defaults of the
+            network options.
+        intensity: Gray conversion of the images that the network was trained on.
+        image_size: Rows and columns of the images that the network was trained on, in pixels.
     """
     from rdunet_jax.runs.workdir import RunConfig
     from rdunet_jax.workflows.import_weights import import_weights as import_file
 
-    run = RunConfig(_named(model), TrainConfig(), inference, intensity, image_size)
-    run = import_file(file, workdir, run)
+    run = RunConfig(network, TrainConfig(), inference, intensity, image_size)
+    run = import_file(file, workdir, run, given_gate)
     console.print(f"run: {workdir} ({run.model.name}, gates {run.model.gate})", markup=False)
 
 
@@ -266,7 +257,7 @@ def sample_data(output: Path) -> None:
 
 
 def demo(output: Path = Path("demo"), seed: int = 0) -> None:
-    """Run the whole road on phantom patients: DICOM, data set, training, evaluation, segmentation.
+    """Run all steps on phantom patients: DICOM, data set, training, evaluation, segmentation.
 
     Args:
         output: Folder for everything; must not exist yet or be empty.
@@ -275,15 +266,6 @@ def demo(output: Path = Path("demo"), seed: int = 0) -> None:
     from rdunet_jax.workflows.demo import run_demo
 
     run_demo(output, console, seed)
-
-
-def _named(name: str, **overrides: object) -> ModelConfig:
-    from rdunet_jax.networks.models import model_config
-
-    try:
-        return model_config(name, **overrides)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 COMMANDS = {
@@ -301,16 +283,43 @@ COMMANDS = {
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """What is read first, for the other settings start from it."""
+class _First:
+    """Options that are read first, because the defaults of the others depend on them."""
 
-    recipe: Literal["paper", "authors_code", "plain"] = "paper"
+    recipe: Recipe = "paper"
+    model: str = "keras"
+    gate: Gate | None = None
+    version: bool = False
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
-    prepare_jax()
-    with mistakes_in_one_line("stopped; the same command again goes on from the last checkpoint"):
-        chosen, _ = tyro.cli(_Chosen, return_unknown_args=True, add_help=False)
-        commands = COMMANDS | {"train": partial(train, settings=RECIPES[chosen.recipe])}
-        tyro.extras.subcommand_cli_from_dict(commands, prog="rdunet", description="Lung-tumour segmentation in CT.")
+    with mistakes_in_one_line("stopped; the same command again continues from the last checkpoint"):
+        prepare_jax()
+        first, _ = parse(partial(tyro.cli, _First, return_unknown_args=True, add_help=False))
+        if first.version:
+            print(f"rdunet {__version__}")
+            return
+        network = model_config(first.model)
+        defaults = {
+            "train": {"network": network, "settings": RECIPES[first.recipe]},
+            "import-weights": {"network": network, "given_gate": first.gate},
+        }
+        commands = {name: _deferred(command, **defaults.get(name, {})) for name, command in COMMANDS.items()}
+        description = "Lung-tumour segmentation in CT. `rdunet --version` prints the version."
+        run = parse(
+            lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="rdunet", description=description),
+        )
+        run()
+
+
+def _deferred(command: Callable[..., None], **defaults: Any) -> Callable[..., Callable[[], None]]:
+    """The command with other defaults, that returns what is to run instead of running it."""
+    command_with_defaults = partial(command, **defaults)
+
+    @wraps(command)
+    def later(*arguments: Any, **options: Any) -> Callable[[], None]:
+        return partial(command_with_defaults, *arguments, **options)
+
+    later.__wrapped__ = command_with_defaults  # pyright: ignore[reportAttributeAccessIssue] (its signature)
+    return later

@@ -52,37 +52,49 @@ def default_unroll(depth: int, lowering: Lowering) -> int:
     return depth if lowering == "fold" else 1
 
 
-def _scan_over_depth(cell: type[nn.Module], module: "ConvLSTM | ConvGRU", x: Array) -> Callable[..., nn.Module]:
-    """Lifts a recurrent cell to run along axis 1 of the module's input, its parameters shared by all steps."""
-    state = jax.ShapeDtypeStruct((len(x), 1, *x.shape[2:4], module.features), module.dtype)
-    kernel = jax.ShapeDtypeStruct((1, *module.kernel_size, module.features, module.features), module.dtype)
-    return nn.scan(
-        cell,
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=1,
-        out_axes=1,
-        reverse=module.reverse,
-        unroll=default_unroll(x.shape[1], default_lowering(state, kernel)),
-    )
-
-
-def _input_gates(module: "ConvLSTM | ConvGRU", x: Array, gates: int, bias_init: Callable[..., Array]) -> Array:
-    """The input's share of all gates at all steps: (batch, depth, height, width, gates * features)."""
-    kernel = module.param("kernel", kernel_init, (*module.kernel_size, x.shape[-1], gates * module.features))
-    bias = module.param("bias", bias_init, (gates * module.features,))
-    slices = x.astype(module.dtype).reshape(-1, *x.shape[2:])
-    y = add_bias(convolve_2d(slices, kernel.astype(module.dtype)), bias.astype(module.dtype))
-    return y.reshape(*x.shape[:2], *y.shape[1:])
-
-
-class ConvLSTMCell(nn.Module):
-    """The state's half of one step; the input's half of the gates comes in ready, as it needs no state."""
+class _Recurrent(nn.Module):
+    """The fields of every recurrent cell and layer."""
 
     features: int
     kernel_size: Sequence[int] = (3, 3)
     gate_fn: GateFn = hard_sigmoid
     dtype: Dtype = jnp.float32
+
+
+class _RecurrentLayer(_Recurrent):
+    """A cell along depth; with `reverse` from the last slice to the first, with the output in the input's order."""
+
+    reverse: bool = False
+
+    def _input_gates(self, x: Array, gates: int, bias_init: Callable[..., Array]) -> Array:
+        """The input's share of all gates at all steps: (batch, depth, height, width, gates * features)."""
+        kernel = self.param("kernel", kernel_init, (*self.kernel_size, x.shape[-1], gates * self.features))
+        bias = self.param("bias", bias_init, (gates * self.features,))
+        slices = x.astype(self.dtype).reshape(-1, *x.shape[2:])
+        y = add_bias(convolve_2d(slices, kernel.astype(self.dtype)), bias.astype(self.dtype))
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def _scan_over_depth(self, cell: type[_Recurrent], x: Array) -> nn.Module:
+        """The cell, lifted to run along axis 1 of the input, its parameters shared by all steps."""
+        state = jax.ShapeDtypeStruct((len(x), 1, *x.shape[2:4], self.features), self.dtype)
+        kernel = jax.ShapeDtypeStruct((1, *self.kernel_size, self.features, self.features), self.dtype)
+        scanned = nn.scan(
+            cell,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+            reverse=self.reverse,
+            unroll=default_unroll(x.shape[1], default_lowering(state, kernel)),
+        )
+        return scanned(self.features, self.kernel_size, self.gate_fn, self.dtype, name="cell")
+
+    def _first_state(self, x: Array) -> Array:
+        return jnp.zeros((len(x), *x.shape[2:4], self.features), self.dtype)
+
+
+class ConvLSTMCell(_Recurrent):
+    """The state's half of one step; the input's half of the gates comes in ready, as it needs no state."""
 
     @nn.compact
     def __call__(
@@ -101,36 +113,24 @@ class ConvLSTMCell(nn.Module):
         return (h, c), h
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(_RecurrentLayer):
     """Keras' `ConvLSTM2D(features, kernel_size, padding="same", return_sequences=True)` along depth.
 
     `reverse` runs from the last slice to the first; the output's slices stay in the input's order.
     """
 
-    features: int
-    kernel_size: Sequence[int] = (3, 3)
-    gate_fn: GateFn = hard_sigmoid
-    reverse: bool = False
-    dtype: Dtype = jnp.float32
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch depth height width channels"]
     ) -> Float[Array, "batch depth height width features"]:
-        gates = _input_gates(self, x, 4, unit_forget_bias)
-        zeros = jnp.zeros((*gates[:, 0].shape[:3], self.features), self.dtype)
-        cell = _scan_over_depth(ConvLSTMCell, self, x)
-        _, y = cell(self.features, self.kernel_size, self.gate_fn, self.dtype, name="cell")((zeros, zeros), gates)
+        gates = self._input_gates(x, 4, unit_forget_bias)
+        zeros = self._first_state(x)
+        _, y = self._scan_over_depth(ConvLSTMCell, x)((zeros, zeros), gates)
         return y
 
 
-class ConvGRUCell(nn.Module):
+class ConvGRUCell(_Recurrent):
     """The state's half of one step of a `ConvGRU`."""
-
-    features: int
-    kernel_size: Sequence[int] = (3, 3)
-    gate_fn: GateFn = hard_sigmoid
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -147,23 +147,15 @@ class ConvGRUCell(nn.Module):
         return h, h
 
 
-class ConvGRU(nn.Module):
+class ConvGRU(_RecurrentLayer):
     """Convolutional GRU along depth; fields as `ConvLSTM`."""
-
-    features: int
-    kernel_size: Sequence[int] = (3, 3)
-    gate_fn: GateFn = hard_sigmoid
-    reverse: bool = False
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch depth height width channels"]
     ) -> Float[Array, "batch depth height width features"]:
-        gates = _input_gates(self, x, 3, nn.initializers.zeros_init())
-        zeros = jnp.zeros((*gates[:, 0].shape[:3], self.features), self.dtype)
-        cell = _scan_over_depth(ConvGRUCell, self, x)
-        _, y = cell(self.features, self.kernel_size, self.gate_fn, self.dtype, name="cell")(zeros, gates)
+        gates = self._input_gates(x, 3, nn.initializers.zeros_init())
+        _, y = self._scan_over_depth(ConvGRUCell, x)(self._first_state(x), gates)
         return y
 
 

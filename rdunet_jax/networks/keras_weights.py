@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdunet_jax.config import ModelConfig
+from rdunet_jax.config import Gate, ModelConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_files import KerasLayer, read_keras_file
 from rdunet_jax.networks.models import create_model
@@ -142,16 +142,26 @@ def from_keras(layers: Sequence[KerasLayer], config: ModelConfig) -> Variables:
     return variables
 
 
-def load_keras_weights(path: Path, config: ModelConfig) -> tuple[ModelConfig, Variables]:
-    """The Flax variables in a Keras file, and the config with the gate activation that the file names, if it does.
+def load_keras_weights(path: Path, config: ModelConfig, gate: Gate | None = None) -> tuple[ModelConfig, Variables]:
+    """The Flax variables in a Keras file, and the config with the gate activation of the file.
+
+    Args:
+        gate: the activation of the recurrent gates, needed where the file does not name it (weights alone).
 
     Raises:
-        RunError: the file cannot be read, or does not fit the network.
+        RunError: the file cannot be read, does not fit the network, or the activation is not known or another one.
     """
     file = read_keras_file(path)
+    if gate and file.gate and gate != file.gate:
+        raise RunError(f"{path}: its recurrent gates are {file.gate}, not {gate}; leave --gate out")
+    gate = gate or file.gate  # pyright: ignore[reportAssignmentType]
+    if gate is None:
+        raise RunError(
+            f"{path}: holds weights alone and does not name the activation of the recurrent gates; give --gate "
+            "hard_sigmoid (the default of Keras 2) or --gate sigmoid (the default of Keras 3)"
+        )
     try:
-        config = config if file.gate is None else replace(config, gate=file.gate)  # pyright: ignore[reportArgumentType]
-        return config, from_keras(file.layers, config)
+        return replace(config, gate=gate), from_keras(file.layers, config)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
 

@@ -13,7 +13,7 @@
 | `authors_code`         | the Keras code's scheme: nothing, a rotation of at most 5 degrees, an elastic     |
 |                        | deformation, a change of intensity or a flip, with equal chance                   |
 
-The first eight are the paper's (section 3.2), each made with `AugmentConfig.chance` and as far as `AugmentConfig` says.
+The first eight are the paper's (section 3.2); `AugmentConfig` sets the probability and the strength of each.
 Shift and scale are read as changes of intensity: they are the noises' global kin, as in the Keras code.
 
 Every draw is one for a patch: all its slices get the same 2-D map, and the mask the same geometry. Images are gray in
@@ -255,7 +255,7 @@ def sometimes(change: Change) -> Change:
 
     def maybe(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
         chance_key, change_key = jax.random.split(key)
-        chosen = jax.random.bernoulli(chance_key, how.chance)
+        chosen = jax.random.bernoulli(chance_key, how.augmentation_probability)
         return jax.lax.cond(chosen, lambda k, p: change(k, p, how), lambda k, p: p, change_key, patch)
 
     return maybe

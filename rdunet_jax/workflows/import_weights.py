@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from rdunet_jax.config import Gate
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_weights import load_keras_weights
 from rdunet_jax.networks.models import create_model
@@ -11,11 +12,12 @@ from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 
 
-def import_weights(path: Path, workdir: Path, run: RunConfig) -> RunConfig:
+def import_weights(path: Path, workdir: Path, run: RunConfig, gate: Gate | None = None) -> RunConfig:
     """Makes `workdir` a run whose one checkpoint holds the weights of a Keras file, for `evaluate` and `segment`.
 
     Args:
-        run: the settings to use it with; the file's gate activation replaces the config's, if the file names one.
+        run: the settings to use it with; what the file says about its network replaces the config's.
+        gate: the activation of the recurrent gates, needed where the file does not name it (weights alone).
 
     Returns:
         The settings as written.
@@ -25,7 +27,7 @@ def import_weights(path: Path, workdir: Path, run: RunConfig) -> RunConfig:
     """
     if (workdir / "config.json").exists():
         raise RunError(f"{workdir}: already holds a run; give --workdir another folder")
-    config, variables = load_keras_weights(path, run.model)
+    config, variables = load_keras_weights(path, run.model, gate)
     run = replace(run, model=config)
     state = create_state(create_model(config), run.train, (config.patch_depth, run.image_size, run.image_size))
     run.save(workdir)

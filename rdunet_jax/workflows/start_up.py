@@ -3,15 +3,20 @@
 JAX need not be imported here, for `rdunet --help` is to answer quickly.
 """
 
+import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from data_pipeline.errors import InputError
+
+T = TypeVar("T")
 
 
 def prepare_jax() -> None:
@@ -44,6 +49,33 @@ def order_for_memory() -> None:
         mine, given = "--xla_cpu_enable_concurrency_optimized_scheduler=false", os.environ.get("XLA_FLAGS", "")
         if mine not in given:
             os.environ["XLA_FLAGS"] = f"{mine} {given}".strip()  # the later one counts
+
+
+def parse(parser: Callable[[], T]) -> T:
+    """The result of a tyro parser, whose box around a mistake becomes one line.
+
+    Raises:
+        InputError: the command line cannot be used.
+    """
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return parser()
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        raise InputError(_in_one_line(box.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What a box of tyro's says, without its frame, and without the help of options that fit."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    frame = "│╭╮╰╯─ |+-"  # where the terminal cannot show lines, ASCII
+    lines = [line.strip("│| ") for line in box.splitlines()[1:-1]]
+    parts = " ".join(line if line.strip(frame) else "\n" for line in lines).split("\n")
+    said = [part for part in parts if not re.match(r"\s*(Argument helptext|For full helptext)", part)]
+    sentences = (re.sub(r"\s+([.,;)])", r"\1", " ".join(part.split())).rstrip(".") for part in said)
+    return "; ".join(sentences) + "; see --help"
 
 
 @contextmanager

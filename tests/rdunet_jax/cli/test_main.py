@@ -1,11 +1,13 @@
 """The commands as a user meets them: the whole road on tiny phantoms, and one clear line for every mistake."""
 
 import csv
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.preprocessing.intensity import normalise
 from rdunet_jax.cli import main as cli
-from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, TrainConfig
+from rdunet_jax.config import RECIPES, AugmentConfig, InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.networks.models import MODELS, create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
@@ -127,6 +129,45 @@ def test_a_recipe_is_where_the_settings_start_from(rdunet, monkeypatch, tmp_path
     assert paper == RECIPES["paper"] and len(paper.augmentation) == 8
     assert keras == RECIPES["authors_code"] and keras.early_stopping == 15
     assert changed == replace(keras, early_stopping=4, augment=AugmentConfig(rotation=9))
+
+
+def test_every_field_of_a_network_is_an_option(rdunet, monkeypatch, tmp_path: Path) -> None:
+    seen = []
+    monkeypatch.setattr("data_pipeline.loading.Dataset", lambda *arguments: None)
+    monkeypatch.setattr("rdunet_jax.workflows.train.train_network", lambda *arguments: seen.append(arguments[2]))
+    train = ("train", "--data-dir", tmp_path, "--workdir", tmp_path)
+    changed = ("--bottleneck", "convgru", "--norm", "group", "--no-recurrent-norm", "--widths", 8, 16, "--name", "mine")
+    for more in ((), ("--model", "tiny"), ("--model=tiny", *changed)):
+        assert rdunet(*train, *more)[0] == 0
+    different = {"bottleneck": "convgru", "norm": "group", "recurrent_norm": False, "widths": (8, 16), "name": "mine"}
+    assert seen == [MODELS["keras"], MODELS["tiny"], replace(MODELS["tiny"], **different)]
+    _, out, _ = rdunet("train", "--model", "tiny", "--help")
+    flags = set(re.findall(r"--([a-z-]+)", out))
+    assert flags >= {field.name.replace("_", "-") for part in (ModelConfig, TrainConfig) for field in fields(part)} - {
+        "augment"
+    }
+    assert "(default: 8 16 32)" in out  # of the network that was named
+
+
+def test_mistakes_in_the_command_line_are_one_line(rdunet, tmp_path: Path) -> None:
+    train = ("train", "--data-dir", tmp_path, "--workdir", tmp_path)
+    for arguments, says in (
+        ((), "Expected one of {prepare, train"),
+        (("trian",), "trian; Available subcommands: prepare, train"),
+        (train[:3], "--workdir"),
+        ((*train, "--epochs", "many"), "--epochs: invalid literal for int() with base 10: 'many'; see --help"),
+        ((*train, "--lossy", 1), "--lossy, 1; Perhaps you meant: --loss"),
+        ((*train, "--norm", "layer"), "'--norm'. Expected one of ('batch', 'group'); see --help"),
+        ((*train, "--recipe", "mine"), "Expected one of ('paper', 'authors_code', 'plain'); see --help"),
+        ((*train, "--model", "mine"), "no network is called 'mine'; choose one of keras, paper"),
+    ):
+        status, out, error = rdunet(*arguments)
+        assert (status, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1
+        assert says in error
+
+
+def test_version(rdunet) -> None:
+    assert rdunet("--version") == (0, f"rdunet {importlib.metadata.version('rdunet-jax')}\n", "")
 
 
 def spoil_nothing(source: Path) -> None:

@@ -52,7 +52,7 @@ def test_there_and_back_is_bit_equal(config):
 def test_written_files_are_read_again(name, tmp_path):
     variables = random_variables()
     write_keras_file(tmp_path / name, to_keras(variables, CONFIG))
-    config, loaded = load_keras_weights(tmp_path / name, CONFIG)
+    config, loaded = load_keras_weights(tmp_path / name, CONFIG, "hard_sigmoid")
     assert config == CONFIG
     assert_bit_equal(loaded, variables)
 
@@ -78,7 +78,7 @@ def test_keras_and_we_read_each_others_files(tmp_path):
         theirs.save_weights(tmp_path / "theirs.weights.h5")
     for name, gate in (("theirs.keras", "hard_sigmoid"), ("theirs.weights.h5", None)):
         assert read_keras_file(tmp_path / name).gate == gate
-        assert_bit_equal(load_keras_weights(tmp_path / name, CONFIG)[1], variables)
+        assert_bit_equal(load_keras_weights(tmp_path / name, CONFIG, "hard_sigmoid")[1], variables)
 
 
 def keras_2_file(path: Path, *, whole_model: bool, gate: str = "hard_sigmoid") -> list[np.ndarray]:
@@ -136,8 +136,14 @@ def keras_2_file(path: Path, *, whole_model: bool, gate: str = "hard_sigmoid") -
 @pytest.mark.parametrize("whole_model", [True, False])
 def test_keras_2_file(whole_model, tmp_path):
     values = keras_2_file(tmp_path / "weights.h5", whole_model=whole_model, gate="sigmoid")
-    config, variables = load_keras_weights(tmp_path / "weights.h5", CONFIG)
-    assert config.gate == ("sigmoid" if whole_model else CONFIG.gate)
+    if not whole_model:
+        with pytest.raises(RunError, match="give --gate hard_sigmoid"):
+            load_keras_weights(tmp_path / "weights.h5", CONFIG)
+    config, variables = load_keras_weights(tmp_path / "weights.h5", CONFIG, None if whole_model else "sigmoid")
+    assert config.gate == "sigmoid"
+    if whole_model:
+        with pytest.raises(RunError, match="gates are sigmoid, not hard_sigmoid"):
+            load_keras_weights(tmp_path / "weights.h5", CONFIG, "hard_sigmoid")
     for written, layer in zip(values, [w for la in to_keras(variables, CONFIG) for w in la.weights], strict=True):
         np.testing.assert_array_equal(written, layer)
     # By hand: (height, width, depth) became (depth, height, width).
@@ -151,7 +157,7 @@ def test_attributes_beyond_hdf5s_limit_are_joined(tmp_path):
         names = file.attrs["layer_names"]
         del file.attrs["layer_names"]
         file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:9], names[9:]
-    load_keras_weights(tmp_path / "weights.h5", CONFIG)
+    load_keras_weights(tmp_path / "weights.h5", CONFIG, "sigmoid")
 
 
 def test_wrong_sizes_are_refused_by_name(tmp_path):
@@ -159,14 +165,14 @@ def test_wrong_sizes_are_refused_by_name(tmp_path):
     keras_2_file(path, whole_model=False)
     wide = model_config("keras", **(SIZES | {"widths": (2, 5)}))
     with pytest.raises(RunError) as error:
-        load_keras_weights(path, wide)
+        load_keras_weights(path, wide, "sigmoid")
     message = str(error.value)
     for part in ("conv3d_3", "(3, 3, 3, 3, 3)", "(3, 3, 3, 3, 5)", "encoder_2/conv_1", "widths (2, 3)", str(path)):
         assert part in message
     with pytest.raises(RunError, match="has 2 conv_lstm2d layers, and network keras has 3"):
-        load_keras_weights(path, model_config("keras", widths=(2, 3), recurrent_width=4))
+        load_keras_weights(path, model_config("keras", widths=(2, 3), recurrent_width=4), "sigmoid")
     with pytest.raises(RunError, match="bottleneck=convgru"):
-        load_keras_weights(path, model_config("keras", bottleneck="convgru"))
+        load_keras_weights(path, model_config("keras", bottleneck="convgru"), "sigmoid")
 
 
 def test_unknown_files_are_refused(tmp_path):
@@ -186,12 +192,12 @@ def test_unknown_files_are_refused(tmp_path):
 def test_imported_weights_are_a_run_to_use(tmp_path):
     variables = random_variables()
     write_keras_file(tmp_path / "network.h5", to_keras(variables, CONFIG))
-    run = RunConfig(CONFIG, TrainConfig(), InferenceConfig(), intensity="keras", image_size=16)
-    import_weights(tmp_path / "network.h5", tmp_path / "run", run)
+    run = RunConfig(CONFIG, TrainConfig(), InferenceConfig(), intensity="slice_minmax", image_size=16)
+    import_weights(tmp_path / "network.h5", tmp_path / "run", run, "hard_sigmoid")
     trained = load_trained(tmp_path / "run")
     assert_bit_equal(jax.tree.map(np.asarray, trained.variables), variables)
     with pytest.raises(RunError, match="already holds"):
-        import_weights(tmp_path / "network.h5", tmp_path / "run", run)
+        import_weights(tmp_path / "network.h5", tmp_path / "run", run, "hard_sigmoid")
 
 
 def test_reading_imports_no_keras():

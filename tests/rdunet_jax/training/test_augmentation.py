@@ -26,7 +26,7 @@ from rdunet_jax.training.augmentation import (
     rotate,
 )
 
-ALWAYS = AugmentConfig(chance=1.0)
+ALWAYS = AugmentConfig(augmentation_probability=1.0)
 PAPER = tuple(name for name in AUGMENTATIONS if name != "authors_code")
 DRAWS = 10_000
 
@@ -187,7 +187,7 @@ def test_the_same_key_draws_the_same_and_no_name_changes_nothing() -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_each_patch_is_changed_with_the_configured_chance(name) -> None:
     images = batch(np.broadcast_to(rough_image((8, 8)), (2000, 1, 8, 8)))
-    changed, _ = augmented(jax.random.key(1), images, images, (name,), AugmentConfig(chance=0.3))
+    changed, _ = augmented(jax.random.key(1), images, images, (name,), AugmentConfig(augmentation_probability=0.3))
     part = np.any(np.asarray(changed != images), axis=(1, 2, 3, 4)).mean()
     # five standard deviations of 2000 draws; a few blurs, of less than 0.07 pixels, are none in float32
     assert abs(part - 0.3) <= 5 * np.sqrt(0.3 * 0.7 / 2000) + (0.02 if name == "blur" else 0)
