@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from data_pipeline.dicom.files import quiet_pydicom, read_dataset
-from data_pipeline.dicom.headers import Header, read_headers
+from data_pipeline.dicom.headers import DRAWN_ON, Header, read_headers
 from data_pipeline.errors import InputError
 
 _Group = tuple[str, str, str]
@@ -25,6 +25,7 @@ class CTSeries:
         series_uid, study_uid, patient_id: as in its files. They identify a person: not for logs, reports or outputs.
         files: one file per image, ordered by path. This order has no meaning: `read_volume` sorts by position.
         rtstructs: RTSTRUCT files that belong to the series; empty if there is none.
+        notes: what is unusual about its headers, without identities.
     """
 
     series_uid: str
@@ -32,6 +33,7 @@ class CTSeries:
     patient_id: str
     files: tuple[Path, ...]
     rtstructs: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,112 +62,146 @@ class Discovery:
 def discover(
     source: Path, *, index: Path | None = None, workers: int = 1, progress: Progress | None = None
 ) -> Discovery:
-    """Find the CT series under a folder and the RTSTRUCTs that belong to each. Only headers are read.
+    """Find the CT series in a folder and the RTSTRUCTs that belong to each. Only headers are read.
 
-    An RTSTRUCT belongs to the series that it references (PS3.3 C.8.8.5); if that series is not here, to the one that
-    holds the images it references; if none of them is here either, to the same patient's only series in its frame of
-    reference. Where that is no series, or more than one, it is rejected. So are copies of a file, localizers,
-    enhanced CT and damaged headers.
+    An RTSTRUCT belongs to the series that it references (PS3.3 C.8.8.5); if that series is not in the folder, to the
+    one that holds the images it references; if none of them is in the folder either, to the same patient's only series
+    in its frame of reference. The images that its contours reference must not contradict this. Where the result is a
+    series of another modality, no series, or more than one, the RTSTRUCT is rejected. Also rejected: copies of a file,
+    localizers, enhanced CT, archives and damaged headers.
 
     Args:
-        source: folder, searched through all its sub-folders.
-        index: file that remembers the headers for the next run; see `read_headers`.
+        source: folder, searched with all its sub-folders; or one file.
+        index: file that stores the headers for the next run; see `read_headers`.
         workers: processes that read headers; see `read_headers`.
         progress: shows a bar in it.
 
     Raises:
-        InputError: the folder does not exist, or holds no CT series.
+        InputError: the source does not exist, or holds no CT series.
     """
     source = Path(source)
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder; name the folder that holds the DICOM files")
+    if not source.exists():
+        raise InputError("no such folder; name the folder that holds the DICOM files", path=source)
     headers = read_headers(source, index=index, workers=workers, progress=progress)
-
-    ignored = Counter(header.kind for header in headers.values() if header.kind not in ("CT", "RTSTRUCT", "damaged"))
     rejected = [Rejection(path, header.fault) for path, header in headers.items() if header.fault]
-    usable = {
-        path: header for path, header in headers.items() if header.kind in ("CT", "RTSTRUCT") and not header.fault
-    }
-    for path, original in _copies(usable).items():
-        rejected.append(Rejection(path, f"a copy of {original}"))
+    usable = {path: one for path, one in headers.items() if one.kind in ("CT", "RTSTRUCT") and not one.fault}
+    for path in _copies(usable):
+        rejected.append(Rejection(path, "a copy of another file"))
         del usable[path]
 
     images: dict[_Group, list[Path]] = defaultdict(list)
     for path, header in usable.items():
         if header.kind == "CT":
             images[header.group].append(path)
-    owners = _Owners(header for header in usable.values() if header.kind == "CT")
+    owners = _Owners(headers.values())
     structures: dict[_Group, list[Path]] = defaultdict(list)
     for path, header in usable.items():
         if header.kind == "RTSTRUCT":
-            candidates = owners.of(header)
-            if len(candidates) == 1:
-                structures[candidates.pop()].append(path)
-            else:
-                reason = "fits several CT series" if candidates else "references no CT series that is here"
-                rejected.append(Rejection(path, f"RTSTRUCT {reason}"))
+            try:
+                structures[owners.of(header)].append(path)
+            except _NoOwnerError as error:
+                rejected.append(Rejection(path, f"RTSTRUCT {error}"))
 
+    kinds = Counter(header.kind for header in headers.values() if not header.fault)
+    ignored = {kind: count for kind, count in sorted(kinds.items()) if kind not in ("CT", "RTSTRUCT")}
     if not images:
-        hint = f" ({len(rejected)} files rejected, {rejected[0].what}: {rejected[0].reason})" if rejected else ""
-        raise InputError(f"{source}: holds no DICOM CT series{hint}; name the folder that holds the CT slices")
-    series = [_series(files, structures[group]) for group, files in images.items()]
+        example = f"such as {rejected[0].what}" if rejected else ""
+        raise InputError(_no_ct(ignored, rejected), path=source, quoted=example)
+    series = [_series(files, structures[group], headers) for group, files in images.items()]
     return Discovery(
         tuple(sorted(series, key=lambda one: (one.patient_id, one.files[0]))),
         tuple(sorted(rejected, key=lambda one: one.what)),
-        dict(sorted(ignored.items())),
+        ignored,
     )
 
 
-def _copies(headers: dict[Path, Header]) -> dict[Path, Path]:
-    """Files with the UIDs and the bytes of an earlier one, and that one.
+def _no_ct(ignored: dict[str, int], rejected: list[Rejection]) -> str:
+    held = [f"{count} {kind}" for kind, count in ignored.items()]
+    held += [f"{count} rejected ({reason})" for reason, count in Counter(one.reason for one in rejected).items()]
+    return (
+        f"holds no DICOM CT series, but {', '.join(held) or 'no file'}; name the folder that holds the axial CT slices"
+    )
 
-    Different images under one UID stay: `read_volume` sees them, and refuses them by name.
+
+def _copies(headers: dict[Path, Header]) -> list[Path]:
+    """Files with the UIDs and the bytes of an earlier one.
+
+    Different images with one UID stay: `read_volume` finds them, and refuses them by name.
     """
     first: dict[tuple[str, ...], Path] = {}
-    copies = {}
+    copies = []
     for path, header in headers.items():
         original = first.setdefault((*header.group, header.image), path)
         if original is not path and header.image and filecmp.cmp(original, path, shallow=False):
-            copies[path] = original
+            copies.append(path)
     return copies
 
 
-def _series(files: list[Path], rtstructs: list[Path]) -> CTSeries:
-    """Headers hold digests only, so one file of the series is asked for its identity."""
+def _series(files: list[Path], rtstructs: list[Path], headers: dict[Path, Header]) -> CTSeries:
+    """Headers hold digests only, so one file of the series is read again for its identity."""
     try:
         with quiet_pydicom():
             dataset = read_dataset(files[0], tags=_IDENTITY, until=_LAST_IDENTITY)
             patient, study, series = (str(dataset.get(keyword) or "").strip() for keyword in _IDENTITY)
     except Exception as error:
-        raise InputError(f"{files[0]}: changed while it was read ({type(error).__name__}); start again") from error
-    return CTSeries(series, study, patient, tuple(files), tuple(rtstructs))
+        raise InputError(f"changed while it was read ({type(error).__name__}); start again", path=files[0]) from error
+    notes = dict.fromkeys(note for path in files if (note := headers[path].note))
+    return CTSeries(series, study, patient, tuple(files), tuple(rtstructs), tuple(notes))
+
+
+class _NoOwnerError(Exception):
+    """Why an RTSTRUCT belongs to no CT series."""
 
 
 class _Owners:
-    """Looks up the series that an RTSTRUCT was drawn on."""
+    """Finds the CT series that an RTSTRUCT was drawn on, among the series of every modality."""
 
-    def __init__(self, images: Iterable[Header]) -> None:
+    def __init__(self, headers: Iterable[Header]) -> None:
+        self._kinds: dict[_Group, str] = {}
         self._by_series: dict[str, set[_Group]] = defaultdict(set)
         self._by_image: dict[str, set[_Group]] = defaultdict(set)
         self._by_frame: dict[str, set[_Group]] = defaultdict(set)
-        for image in images:
-            self._by_series[image.series].add(image.group)
-            self._by_image[image.image].add(image.group)
-            self._by_frame[image.patient + image.frame].add(image.group)
+        for header in headers:
+            if header.kind == "RTSTRUCT" or not header.series:
+                continue
+            kind = f"rejected {header.kind}" if header.fault else header.kind
+            if self._kinds.get(header.group) != "CT":  # a localizer may share the series of the slices
+                self._kinds[header.group] = kind
+            self._by_series[header.series].add(header.group)
+            self._by_image[header.image].add(header.group)
+            if kind in DRAWN_ON:
+                self._by_frame[header.patient + header.frame].add(header.group)
 
-    def of(self, rtstruct: Header) -> set[_Group]:
-        """The series it may belong to: one, if all is well."""
-        frame = (rtstruct.patient + rtstruct.frame,) if rtstruct.frame else ()
-        for uids, table in (
-            (rtstruct.series_references, self._by_series),
-            (rtstruct.image_references, self._by_image),
-            (frame, self._by_frame),
-        ):
-            found = {group for uid in uids for group in table.get(uid, ())}
-            # A UID that an anonymiser repeated is told apart by the patient, then by the study.
-            for same in (1, 2):
-                narrower = {group for group in found if group[:same] == rtstruct.group[:same]}
-                found = narrower if len(found) > 1 and narrower else found
-            if found:
-                return found
-        return set()
+    def of(self, rtstruct: Header) -> _Group:
+        """The one CT series that it was drawn on. Raises _NoOwnerError."""
+        drawn_on = self._named(rtstruct, rtstruct.contour_references, self._by_image)
+        found = (
+            self._named(rtstruct, rtstruct.series_references, self._by_series)
+            or self._named(rtstruct, rtstruct.image_references, self._by_image)
+            or drawn_on
+            or self._named(rtstruct, (rtstruct.patient + rtstruct.frame,) if rtstruct.frame else (), self._by_frame)
+        )
+        if drawn_on <= found or "CT" not in {self._kinds[group] for group in drawn_on}:
+            found = drawn_on or found  # the contours choose among the series that the file lists
+        else:
+            found |= drawn_on  # they contradict it
+        kinds = sorted(self._kinds[group] for group in found)
+        if not found:
+            raise _NoOwnerError("references no CT series in the folder")
+        if len(found) > 1:
+            raise _NoOwnerError(
+                f"fits several series ({', '.join(kinds)}); keep only the series that it was drawn on"
+                if set(kinds) != {"CT"}
+                else "fits several CT series; keep only the series that it was drawn on"
+            )
+        if kinds != ["CT"]:
+            raise _NoOwnerError(f"was drawn on a {kinds[0]} series, not on a CT that can be used")
+        return found.pop()
+
+    def _named(self, rtstruct: Header, uids: Iterable[str], table: dict[str, set[_Group]]) -> set[_Group]:
+        found = {group for uid in uids for group in table.get(uid, ())}
+        # A UID that an anonymizer repeated is told apart by the patient, then by the study.
+        for same in (1, 2):
+            narrower = {group for group in found if group[:same] == rtstruct.group[:same]}
+            found = narrower if len(found) > 1 and narrower else found
+        return found

@@ -1,7 +1,8 @@
-"""Where the voxels of a CT lie in the patient."""
+"""The position of a CT's voxels in the patient."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,7 +17,7 @@ FARTHEST_MM = 1e5
 
 @dataclass(frozen=True, eq=False)
 class CTGeometry:
-    """Where the voxels of a CT lie in the patient: DICOM's LPS axes, mm, slices ascending along the slice normal.
+    """The position of a CT's voxels in the patient: DICOM's LPS axes, mm, slices ascending along the slice normal.
 
     Attributes:
         positions_mm: ImagePositionPatient of each slice, the CENTRE of its first pixel (PS3.3 C.7.6.2.1.1).
@@ -42,9 +43,14 @@ class CTGeometry:
         """Direction in which the slice index grows, perpendicular to the slices."""
         return np.cross(self.row_cosine, self.column_cosine)
 
+    @property
+    def plane(self) -> Literal["sagittal", "coronal", "axial"]:
+        """The anatomical plane that the slices are nearest to (LPS axes, so x is left, y is back, z is head)."""
+        return ("sagittal", "coronal", "axial")[int(np.abs(self.normal).argmax())]
+
     @cached_property
     def distances_mm(self) -> Float64[np.ndarray, "depth"]:
-        """Where each slice lies along the normal, ascending."""
+        """Position of each slice along the normal, ascending."""
         return self.positions_mm @ self.normal
 
     @cached_property
@@ -74,7 +80,7 @@ class CTGeometry:
         if self.affine_error_mm > AFFINE_TOLERANCE * min(self.spacing_mm):
             raise InputError(
                 f"the CT's slices are not evenly spaced (up to {self.affine_error_mm:.2f} mm off), so no affine places "
-                "them; export as DICOM instead, which places each slice by itself"
+                "them; export as DICOM instead, which gives each slice its own position"
             )
         between_rows, between_columns = self.pixel_spacing_mm
         affine = np.eye(4)

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom import Dataset
 from rich.progress import Progress
 
-from data_pipeline.dicom.files import quiet_pydicom, read_dataset
+from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, quiet_pydicom, read_dataset
 from data_pipeline.files import atomic_path
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -24,7 +24,15 @@ ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
 RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"
 
-FORMAT = "rdunet DICOM index 1"
+_OTHER = ("CR", "DX", "ES", "FID", "KO", "MG", "MR", "NM", "OT", "PLAN", "PR", "PT", "REG", "RF", "RTDOSE", "RTIMAGE")
+_OTHER += ("RTPLAN", "RTRECORD", "RWV", "SEG", "SM", "SR", "US", "XA", "XC")
+MODALITIES = frozenset(_OTHER)
+"""Modalities (PS3.3 C.7.3.1.1.1) that a report names. Any other text in that element could be a name."""
+DRAWN_ON = frozenset(("CT", "MR", "NM", "PT"))
+"""Modalities of sectional images, on which contours are drawn."""
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+FORMAT = "rdunet DICOM index 2"
 CHUNK = 200  # files; keeps the traffic between processes small, and the progress bar moving
 
 Stamp = tuple[int, int]
@@ -41,6 +49,8 @@ _TAGS = (
     "FrameOfReferenceUID",
 )
 _LAST_TAG = 0x00200052  # FrameOfReferenceUID
+_PLANE = ("ImageOrientationPatient", "PixelSpacing")
+_LAST_PLANE_TAG = 0x00280030  # PixelSpacing
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,20 @@ class Header:
     """What grouping and pairing need of one file. Identifiers are digests: equal where the originals are.
 
     Attributes:
-        kind: `CT`, `RTSTRUCT`, `damaged`, `not DICOM`, `DICOMDIR`, another modality, or `other DICOM`.
-        fault: why a `CT`, `RTSTRUCT` or `damaged` file cannot be used; empty if it can.
+        kind: `CT`, `RTSTRUCT`, another modality, `other DICOM`, `DICOMDIR`, `not DICOM`, `archive` or `damaged`.
+        fault: why the file cannot be used; empty if it can.
+        note: what is unusual about a file that is used.
         image, patient, study, series, frame: digests of SOPInstanceUID, PatientID, StudyInstanceUID, SeriesInstanceUID
-            and FrameOfReferenceUID; empty where the file has none.
-        series_references, image_references: digests of the series and the images that an RTSTRUCT was drawn on.
+            and FrameOfReferenceUID; empty where the file has none. For a CT without SeriesInstanceUID, `series` is a
+            digest of orientation and pixel spacing.
+        series_references: digests of the series that an RTSTRUCT refers to.
+        image_references: digests of the images that it lists for them.
+        contour_references: digests of the images that its contours refer to.
     """
 
     kind: str
     fault: str = ""
+    note: str = ""
     image: str = ""
     patient: str = ""
     study: str = ""
@@ -64,10 +79,11 @@ class Header:
     frame: str = ""
     series_references: tuple[str, ...] = ()
     image_references: tuple[str, ...] = ()
+    contour_references: tuple[str, ...] = ()
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """Which series it belongs to: careless anonymisers repeat a series UID from patient to patient."""
+        """Which series it belongs to: some anonymizers repeat a series UID from patient to patient."""
         return (self.patient, self.study, self.series)
 
 
@@ -76,8 +92,10 @@ def read_headers(
 ) -> dict[Path, Header]:
     """Read the header of every regular file in a folder tree, whatever its name; ordered by path.
 
+    Links to folders are followed; a folder that is reached twice is read once, so that loops end.
+
     Args:
-        source: folder, searched through all its sub-folders.
+        source: folder, searched with all its sub-folders; or one file.
         index: JSON file that remembers the headers, by path, size and modification time. Read if it is there, ignored
             if it is damaged, replaced atomically at the end, also of an interrupted run. It holds digests under a
             random key of its own, no names, paths or identifiers.
@@ -109,14 +127,31 @@ def read_headers(
 
 def _walk(source: Path, unreadable: list[Path]) -> Iterator[tuple[str, Stamp]]:
     """Regular files below `source` (a FIFO or a device would block); folders that cannot be read go to the list."""
-    for folder, _, names in os.walk(source, onerror=lambda error: unreadable.append(Path(error.filename))):
-        for path in (os.path.join(folder, name) for name in names):
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue  # a dangling link, or gone by now
-            if stat.S_ISREG(status.st_mode):
-                yield path, (status.st_size, status.st_mtime_ns)
+    if source.is_file():
+        yield from _regular([str(source)])
+        return
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(
+        source, onerror=lambda error: unreadable.append(Path(error.filename)), followlinks=True
+    ):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Real folders first, so that a file is usually known by its own path and not by a link's.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        yield from _regular(os.path.join(folder, name) for name in names)
+
+
+def _regular(paths: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue  # a link to nowhere, or removed since
+        if stat.S_ISREG(status.st_mode):
+            yield path, (status.st_size, status.st_mtime_ns)
 
 
 def _read_all(paths: list[Path], key: bytes, workers: int) -> Iterator[tuple[list[Path], list[Header]]]:
@@ -143,20 +178,28 @@ def _read_header(path: Path, key: bytes) -> Header:
             return _header(path, key)
     except OSError as error:
         return Header("damaged", fault=f"cannot be read ({error.strerror or type(error).__name__})")
+    except NotDicomError:
+        name = path.name.lower()
+        if name.endswith(ARCHIVES) and not name.endswith(".nii.gz"):
+            return Header("archive", fault="an archive inside the folder, which is not searched; unpack it")
+        return Header("not DICOM")
+    except OversizedError as error:
+        return Header("damaged", fault=f"refused: {error}")
     except Exception as error:
-        if str(error) == "not DICOM":
-            return Header("not DICOM")
         return Header("damaged", fault=f"damaged DICOM header ({type(error).__name__})")
 
 
 def _header(path: Path, key: bytes) -> Header:
     dataset = read_dataset(path, tags=_TAGS, until=_LAST_TAG)
     kind, fault = _kind(dataset)
-    if kind not in ("CT", "RTSTRUCT"):
+    if kind in ("not DICOM", "DICOMDIR", "damaged"):
         return Header(kind, fault)
 
     def digest(value: object) -> str:
         return _digest(key, str(value).strip()) if value else ""
+
+    def digests(values: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(digest, filter(None, values))))
 
     header = Header(
         kind,
@@ -167,15 +210,32 @@ def _header(path: Path, key: bytes) -> Header:
         series=digest(dataset.get("SeriesInstanceUID")),
         frame=digest(dataset.get("FrameOfReferenceUID")),
     )
-    if kind == "CT":
+    if kind == "CT" and not header.series and not fault:
+        return _without_series_uid(path, key, header)
+    if kind != "RTSTRUCT":
         return header
-    frames, series, images = _references(path)
+    references = _references(path)
     return replace(
         header,
         # Planning systems often leave the file's own frame out, and name it only in the sequence.
-        frame=next(map(digest, filter(None, frames)), header.frame),
-        series_references=tuple(dict.fromkeys(map(digest, filter(None, series)))),
-        image_references=tuple(dict.fromkeys(map(digest, filter(None, images)))),
+        frame=next(map(digest, filter(None, references.frames)), header.frame),
+        series_references=digests(references.series),
+        image_references=digests(references.images),
+        contour_references=digests(references.contours),
+    )
+
+
+def _without_series_uid(path: Path, key: bytes, header: Header) -> Header:
+    """A CT image without SeriesInstanceUID: images with one study, frame, orientation and spacing are a series."""
+    dataset = read_dataset(path, tags=_PLANE, until=_LAST_PLANE_TAG)
+    orientation, spacing = (decimals(dataset, keyword) for keyword in _PLANE)
+    if orientation.size != 6 or spacing.size != 2:
+        return replace(header, fault="has no SeriesInstanceUID, and no orientation or pixel spacing to group it by")
+    plane = f"{orientation.round(3) + 0.0} {spacing.round(4)}"
+    return replace(
+        header,
+        series=_digest(key, f"no series UID {header.frame} {plane}"),
+        note="has no SeriesInstanceUID; its images were grouped by study, frame of reference, orientation and spacing",
     )
 
 
@@ -196,29 +256,33 @@ def _kind(dataset: Dataset) -> tuple[str, str]:
     if sop_class == ENHANCED_CT_STORAGE:
         return "CT", "enhanced (multi-frame) CT; convert it to single-frame CT images"
     if not (sop_class in (CT_STORAGE, "") and modality in ("CT", "")):
-        # A CT's secondary captures and reports call themselves CT too; garbage is not to reach a report.
-        return modality if modality.isalpha() and modality not in ("CT", "RTSTRUCT") else "other DICOM", ""
-    if not dataset.get("SeriesInstanceUID"):
-        return "CT", "has no SeriesInstanceUID"
+        # A CT's secondary captures and reports call themselves CT too.
+        return modality if modality in MODALITIES else "other DICOM", ""
     if "LOCALIZER" in (str(value).upper() for value in image_type):
         return "CT", "a localizer, not a slice of the volume"
     return "CT", ""
 
 
-def _references(path: Path) -> tuple[list[str], list[str], list[str]]:
-    """Frames of reference, series and images that an RTSTRUCT was drawn on (PS3.3 C.8.8.5, C.8.8.6)."""
+class _References(NamedTuple):
+    """UIDs that an RTSTRUCT refers to: frames, series, images listed for the series, images named by contours."""
+
+    frames: list[str]
+    series: list[str]
+    images: list[str]
+    contours: list[str]
+
+
+def _references(path: Path) -> _References:
+    """What an RTSTRUCT was drawn on (PS3.3 C.8.8.5, C.8.8.6)."""
     rtstruct = read_dataset(path, tags=("ReferencedFrameOfReferenceSequence", "ROIContourSequence"))
     frames = rtstruct.get("ReferencedFrameOfReferenceSequence") or ()
-    studies = _items(frames, "RTReferencedStudySequence")
-    series = list(_items(studies, "RTReferencedSeriesSequence"))
-    images = list(_items(series, "ContourImageSequence"))
-    if not images:
-        contours = _items(rtstruct.get("ROIContourSequence") or (), "ContourSequence")
-        images = list(_items(contours, "ContourImageSequence"))
-    return (
+    series = list(_items(_items(frames, "RTReferencedStudySequence"), "RTReferencedSeriesSequence"))
+    contours = _items(rtstruct.get("ROIContourSequence") or (), "ContourSequence")
+    return _References(
         [str(frame.get("FrameOfReferenceUID") or "") for frame in frames],
         [str(one.get("SeriesInstanceUID") or "") for one in series],
-        [str(image.get("ReferencedSOPInstanceUID") or "") for image in images],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in _items(series, "ContourImageSequence")],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in _items(contours, "ContourImageSequence")],
     )
 
 

@@ -1,8 +1,9 @@
-"""CT series to volumes in Hounsfield units. Every doubt about a slice becomes a note or an `InputError`."""
+"""CT series to volumes in Hounsfield units. Whatever is unusual about a slice becomes a note or an `InputError`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,24 @@ from jaxtyping import Float64, Int16
 from pydicom import Dataset
 
 from data_pipeline.dicom.discovery import CTSeries
-from data_pipeline.dicom.files import decimals, quiet_pydicom, read_dataset
+from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, quiet_pydicom, read_dataset
 from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, FARTHEST_MM, CTGeometry
-from data_pipeline.dicom.hounsfield import UnusableImageError, decode_hounsfield
+from data_pipeline.dicom.hounsfield import Decoded, decode_hounsfield, implausible
+from data_pipeline.dicom.pixels import UnusableImageError, matrix
 from data_pipeline.errors import InputError
 
-__all__ = ["CTGeometry", "CTVolume", "read_volume"]
+__all__ = ["CTGeometry", "CTVolume", "read_chest_ct", "read_volume"]
 
 SAME_POSITION_MM = 0.01
 UNEVEN = 0.01  # difference between gaps, as a fraction of the median one
 SAME_DIRECTION = 1e-3  # of a cosine, about 0.06 degrees
-MOST_PIXELS = 4096 * 4096  # a damaged header may claim any matrix
+MOST_VOXELS = 2**31
+"""Most voxels in one CT, 4 GiB: 512 x 512 pixels on 8192 slices."""
+STRAY_GAP = 10
+"""Distance in slice spacings beyond which a few slices at an end do not belong to the volume."""
+STRAY_SLICES = 2
+RECONSTRUCTION = ("ConvolutionKernel", "SliceThickness")
+"""Elements that tell two reconstructions of one scan apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +37,9 @@ class CTVolume:
 
     Attributes:
         hounsfield: HU; padding is -1024, see `decode_hounsfield`.
-        geometry: where the voxels lie.
+        geometry: the position of the voxels in the patient.
         series_uid, study_uid, patient_id: as in the files. They identify a person: not for logs, reports or outputs.
-        notes: what was repaired or is worth telling, without identities.
+        notes: what was repaired or is unusual, without identities.
     """
 
     hounsfield: Int16[np.ndarray, "depth height width"]
@@ -51,35 +59,59 @@ class _Slice:
     frame: str
     sop: str
     acquisition: str
+    reconstruction: tuple[str, str]
     hounsfield: Int16[np.ndarray, "height width"]
-    notes: tuple[str, ...]
+    decoded: Decoded
 
 
 def read_volume(series: CTSeries) -> CTVolume:
     """Read a CT series into one volume, slices ascending along the slice normal.
 
     Repaired, with a note: images not parallel to most are dropped, a slice stored twice is dropped once, and of several
-    acquisitions that overlap the one with at least two thirds of the images is kept.
+    acquisitions or reconstructions that overlap the one with at least two thirds of the images is kept.
     Kept, with a note: missing or unevenly spaced slices, slices shifted in plane or sheared by a gantry tilt. Nothing
     is resampled: `geometry` has the true place of each slice.
     Refused: slices that differ in matrix, pixel spacing or frame of reference, different images at one place, several
-    acquisitions of similar size, images without position or rescale, undecodable pixels, fewer than two slices, more
-    slices missing than there are.
+    acquisitions or reconstructions of similar size, images without position, rescale or SOPInstanceUID, undecodable
+    pixels, fewer than two slices, one or two slices far away from the others, more slices missing than there are.
 
     How values become HU, and what becomes of padding: see `decode_hounsfield`.
 
     Raises:
         InputError: naming the file or the series' folder.
     """
-    notes: list[str] = []
+    volume, _ = _read(series)
+    return volume
+
+
+def read_chest_ct(series: CTSeries) -> CTVolume:
+    """Read a CT series that the networks can be used on: axial slices of a chest in Hounsfield units.
+
+    Raises:
+        InputError: as `read_volume`; or the slices are coronal or sagittal, or the values cannot be those of a chest CT
+            (see `hounsfield.implausible`).
+    """
+    volume, decoded = _read(series)
+    folder = series.files[0].parent
+    plane = volume.geometry.plane
+    if plane != "axial":
+        raise InputError(f"the slices are {plane}; the networks need axial slices, so choose that series", path=folder)
+    if why := implausible(decoded, volume.hounsfield.size):
+        raise InputError(f"not a chest CT in Hounsfield units: {why}; export the series again", path=folder)
+    return volume
+
+
+def _read(series: CTSeries) -> tuple[CTVolume, list[Decoded]]:
+    notes = list(series.notes)
     with quiet_pydicom():
         slices, stack = _read_slices(series.files)
-    kept = _in_order(_parallel(slices, notes), notes)
+    kept = _in_order(_one_reconstruction(_parallel(slices, notes), notes), notes)
     geometry = _geometry(kept, notes)
-    told = Counter(note for one in kept for note in one.notes)
-    notes += [f"{note} in {count} of {len(kept)} slices" for note, count in sorted(told.items())]
+    found = Counter(note for one in kept for note in one.decoded.notes)
+    notes += [f"{note} in {count} of {len(kept)} slices" for note, count in sorted(found.items())]
     hounsfield = _gather(stack, slices, kept)
-    return CTVolume(hounsfield, geometry, series.series_uid, series.study_uid, series.patient_id, tuple(notes))
+    volume = CTVolume(hounsfield, geometry, series.series_uid, series.study_uid, series.patient_id, tuple(notes))
+    return volume, [one.decoded for one in kept]
 
 
 def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], Int16[np.ndarray, "files height width"]]:
@@ -93,29 +125,28 @@ def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], Int16[np.ndarray,
         try:
             dataset = read_dataset(path, pixels=True)
             if index == 0:
-                stack = np.empty((len(files), *_matrix(dataset)), np.int16)
-            out = stack[index] if _matrix(dataset) == stack.shape[1:] else np.empty(_matrix(dataset), np.int16)
+                stack = _empty_stack(len(files), *matrix(dataset))
+            out = stack[index] if matrix(dataset) == stack.shape[1:] else np.empty(matrix(dataset), np.int16)
             slices.append(_slice(path, dataset, out))
-        except UnusableImageError as error:
-            raise InputError(f"{path}: {error}; export the series again, or remove the file") from error
+        except (UnusableImageError, OversizedError) as error:
+            raise InputError(f"{error}; export the series again, or remove the file", path=path) from error
         except Exception as error:
             raise InputError(
-                f"{path}: not a readable CT image ({_tell(error)}); export the series again, or remove the file"
+                f"not a readable CT image ({_why(error)}); export the series again, or remove the file", path=path
             ) from error
     return slices, stack
 
 
-def _tell(error: Exception) -> str:
+def _empty_stack(depth: int, rows: int, columns: int) -> Int16[np.ndarray, "depth rows columns"]:
+    if depth * rows * columns > MOST_VOXELS:
+        raise UnusableImageError(f"{depth} images of {rows} x {columns} pixels are too large for one CT")
+    return np.empty((depth, rows, columns), np.int16)
+
+
+def _why(error: Exception) -> str:
     """Name an error without pydicom's own text, which may quote values from the file."""
     missing = error.name if isinstance(error, AttributeError) else None
-    return f"no {missing}" if missing else "not DICOM" if str(error) == "not DICOM" else type(error).__name__
-
-
-def _matrix(dataset: Dataset) -> tuple[int, int]:
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if not 0 < rows * columns <= MOST_PIXELS:
-        raise UnusableImageError(f"claims {rows} x {columns} pixels")
-    return rows, columns
+    return f"no {missing}" if missing else "not DICOM" if isinstance(error, NotDicomError) else type(error).__name__
 
 
 def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> _Slice:
@@ -129,8 +160,6 @@ def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"])
         raise UnusableImageError("orientation or pixel spacing is not valid")
     if not (np.abs(position) < FARTHEST_MM).all() or spacing.max() > FARTHEST_MM:
         raise UnusableImageError("position or pixel spacing is not valid")
-    if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise UnusableImageError("not a single-frame gray image")
     return _Slice(
         path,
         position,
@@ -139,9 +168,21 @@ def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"])
         frame=str(dataset.get("FrameOfReferenceUID") or ""),
         sop=str(dataset.get("SOPInstanceUID") or ""),
         acquisition=str(dataset.get("AcquisitionNumber") or ""),
+        reconstruction=(
+            str(dataset.get("ConvolutionKernel") or ""),
+            _thickness(dataset),
+        ),
         hounsfield=out,
-        notes=tuple(decode_hounsfield(dataset, out)),
+        decoded=decode_hounsfield(dataset, out),
     )
+
+
+def _thickness(dataset: Dataset) -> str:
+    """SliceThickness to 0.1 mm; empty if it is absent or not a number, which is no reason to refuse an image."""
+    try:
+        return " ".join(f"{thickness:.1f}" for thickness in decimals(dataset, "SliceThickness"))
+    except ValueError:
+        return ""
 
 
 def _folder(slices: Sequence[_Slice]) -> Path:
@@ -154,7 +195,7 @@ def _parallel(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
     usual = next(one for one in slices if tuple(np.round(one.orientation, 2)) == directions.most_common(1)[0][0])
     kept = [one for one in slices if np.abs(one.orientation - usual.orientation).max() < SAME_DIRECTION]
     if len(kept) <= len(slices) // 2:
-        raise InputError(f"{_folder(slices)}: the slices have no common orientation; export one CT volume by itself")
+        raise InputError("the slices have no common orientation; export one CT volume alone", path=_folder(slices))
     if dropped := len(slices) - len(kept):
         notes.append(f"dropped {dropped} images that are not parallel to the other {len(kept)}")
     for one in kept:
@@ -165,9 +206,45 @@ def _parallel(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
         ):
             if not same:
                 raise InputError(
-                    f"{one.path}: its {what} differs from that of {kept[0].path.name}; export one CT volume by itself"
+                    f"its {what} differs from that of the other slices; export one CT volume alone", path=one.path
                 )
     return kept
+
+
+def _one_reconstruction(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+    """Drop the images of a second reconstruction of the scan, which may fill the places between the first's.
+
+    Reconstructions differ in kernel or slice thickness. Planning systems also write the distance to the next slice as
+    its thickness: that is no second reconstruction, and shows as an uneven spacing of the slices of one thickness.
+    """
+    count = Counter(one.reconstruction for one in slices)
+    if len(count) == 1:
+        return slices
+    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
+    ordered = sorted(slices, key=lambda one: float(one.position @ normal))
+    changes = sum(one.reconstruction != other.reconstruction for one, other in pairwise(ordered))
+    main, most = count.most_common(1)[0]
+    gaps = np.diff([float(one.position @ normal) for one in ordered if one.reconstruction == main])
+    even = gaps.size > 0 and gaps.max() - gaps.min() < UNEVEN * np.median(gaps)
+    same_kernel = len({kernel for kernel, _ in count}) == 1
+    if changes < len(count) or (same_kernel and not even):  # one after the other along the body, or no second one
+        notes.append(f"slices differ in {_differing(count)}")
+        return slices
+    if most * 3 < len(slices) * 2:
+        raise InputError(
+            f"holds several reconstructions, which differ in {_differing(count)}; export one of them alone",
+            path=_folder(slices),
+        )
+    notes.append(
+        f"dropped {len(slices) - most} images of another reconstruction, which differs in {_differing(count)}, "
+        f"from the main one of {most}"
+    )
+    return [one for one in slices if one.reconstruction == main]
+
+
+def _differing(reconstructions: Iterable[tuple[str, str]]) -> str:
+    values = zip(*reconstructions, strict=True)
+    return " and ".join(keyword for keyword, each in zip(RECONSTRUCTION, values, strict=True) if len(set(each)) > 1)
 
 
 def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
@@ -186,15 +263,20 @@ def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
         main = [one for one in places if one.acquisition == most]
         if count * 3 < len(places) * 2 or _clash(main, normal):
             raise InputError(
-                f"{clash[1].path}: collides with {clash[0].path.name}, so the series holds several acquisitions; "
-                "export one by itself"
+                "collides with another slice, so the series holds several acquisitions; export one of them alone",
+                path=clash[1].path,
             )
         notes.append(f"dropped {len(places) - count} images of other acquisitions than the main one of {count}")
         places = main
+    if nameless := sum(not one.sop for one in places):
+        raise InputError(
+            f"{nameless} slices have no SOPInstanceUID, which contours and exports refer to; export the series again",
+            path=_folder(places),
+        )
     if len({one.sop for one in places}) < len(places):
-        raise InputError(f"{_folder(places)}: different slices share a SOPInstanceUID; export the series again")
+        raise InputError("different slices share a SOPInstanceUID; export the series again", path=_folder(places))
     if len(places) < 2:
-        raise InputError(f"{_folder(places)}: holds a single slice, which makes no volume; add the other slices")
+        raise InputError("holds a single slice, which makes no volume; add the other slices", path=_folder(places))
     return places
 
 
@@ -228,19 +310,7 @@ def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
         sop_instance_uids=tuple(one.sop for one in slices),
         frame_of_reference_uid=slices[0].frame,
     )
-    step = geometry.spacing_mm[0]
-    gaps = np.diff(geometry.distances_mm)
-    missing = np.rint(gaps / step) - 1
-    if (lost := missing[(missing > 0) & (np.abs(gaps / step - missing - 1) < 0.1)]).size:
-        if lost.sum() > len(slices):
-            raise InputError(
-                f"{_folder(slices)}: {lost.sum():.0f} slices are missing between the {len(slices)} there are; "
-                "add them, or export one CT volume by itself"
-            )
-        where = f"{lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere"
-        notes.append(f"{lost.sum():.0f} slices are missing ({where})")
-    elif gaps.max() - gaps.min() > UNEVEN * step:
-        notes.append(f"slices are unevenly spaced, {gaps.min():g} to {gaps.max():g} mm")
+    _describe_gaps(slices, geometry, notes)
     run = geometry.positions_mm[-1] - geometry.positions_mm[0]
     along = (geometry.distances_mm - geometry.distances_mm[0]) / (run @ geometry.normal)
     shift = np.linalg.norm(geometry.positions_mm - geometry.positions_mm[0] - along[:, None] * run, axis=1).max()
@@ -250,6 +320,32 @@ def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
     if shear > 0.5:
         notes.append(f"the stack is sheared by {shear:.1f} degrees (gantry tilt), and is not resampled")
     return geometry
+
+
+def _describe_gaps(slices: list[_Slice], geometry: CTGeometry, notes: list[str]) -> None:
+    """Note missing and unevenly spaced slices; refuse slices that cannot belong to one volume."""
+    step = geometry.spacing_mm[0]
+    gaps = np.diff(geometry.distances_mm)
+    missing = np.where(gaps > 1.5 * step, gaps / step - 1, 0.0)
+    if missing.sum() > len(slices):
+        raise InputError(
+            f"{missing.sum():.0f} slices are missing between the {len(slices)} there are; add them, or export one CT "
+            "volume alone",
+            path=_folder(slices),
+        )
+    for end in (gaps[:STRAY_SLICES], gaps[-STRAY_SLICES:]):
+        if len(slices) > 2 * STRAY_SLICES and end.max() > STRAY_GAP * step:
+            raise InputError(
+                f"slices at one end are {end.max():g} mm away from the others, whose spacing is {step:g} mm; "
+                "remove them, or add the slices in between",
+                path=_folder(slices),
+            )
+    whole = np.rint(missing)
+    if (lost := whole[(whole > 0) & (np.abs(missing - whole) < 0.1)]).size:
+        where = f"{lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere"
+        notes.append(f"{lost.sum():.0f} slices are missing ({where})")
+    elif gaps.max() - gaps.min() > UNEVEN * step:
+        notes.append(f"slices are unevenly spaced, {gaps.min():g} to {gaps.max():g} mm")
 
 
 def _gather(stack: np.ndarray, slices: list[_Slice], kept: list[_Slice]) -> Int16[np.ndarray, "depth height width"]:

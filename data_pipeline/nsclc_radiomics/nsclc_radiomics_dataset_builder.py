@@ -155,7 +155,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._staging.mkdir()
         jobs = self._jobs(found.series)
         patients, rejected = self._read(jobs)
-        rejected += [{"patient": None, "reason": without_path(one.reason)} for one in found.rejected]
+        rejected += [{"patient": None, "reason": one.reason} for one in found.rejected]
         if not patients:
             reasons = [str(r.get("error", r["reason"])) for r in rejected]
             raise InputError(
