@@ -1,103 +1,28 @@
-"""One contestant of `bench.py`, in a process of its own: builds its program, then runs it once for every line it gets.
+"""One contestant of `bench`, in its own process. `bench` starts it: it is not a command for users.
 
-    python -m experiments.benchmarks.contestants NAME CASE     # CASE: JSON of `Case`
-
-NAME is one of `CONTESTANTS`; what follows it after a space only tells cases apart.
-
-For each line on standard input it answers one line of JSON: seconds and peak memory until now. What the program
-computed lies in `NAME.npy` of the case's folder afterwards, to be compared. Imports of a framework stand in the
-functions, for each process has only its own.
+It builds its program, then runs it once for every line on standard input, and answers each with one line of JSON: the
+seconds, and the peak memory until then. The result of the program is written to `NAME.npy` in the folder of the case,
+for comparison. Frameworks are imported inside the functions, because each process has only its own.
 """
 
+import argparse
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Program = Callable[[], np.ndarray]
-"""Computes once, waits for the result, and returns it."""
-
-MATMUL = 2048
-"""Rows and columns of the matrices whose product shows what the machine can do."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is computed; the sizes are the full network's."""
-
-    task: Literal["predict", "train", "patient"]
-    folder: str
-    """Holds `weights.npz`, for `patient` also `volume.npy`; gets the results."""
-    size: int = 256
-    batch: int = 1
-    depth: int = 8
-    widths: Sequence[int] = (32, 64, 128)
-    recurrent_width: int = 256
-    recurrent_layers: int = 3
-    threads: int = 2
-    augmentation: Sequence[str] = ()
-    patients: int = 1
-    """How often the volume is predicted in one run."""
-
-    def network(self) -> dict[str, Any]:
-        return {
-            "widths": tuple(self.widths),
-            "recurrent_width": self.recurrent_width,
-            "recurrent_layers": self.recurrent_layers,
-        }
-
-    def weights(self) -> list[np.ndarray]:
-        """In the order of the Keras network."""
-        with np.load(Path(self.folder) / "weights.npz") as file:
-            return [file[f"arr_{index}"] for index in range(len(file.files))]
-
-    def volume(self) -> np.ndarray:
-        return np.load(Path(self.folder) / "volume.npy")
-
-    def patches(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks, (batch, depth, height, width, 1), the same for every contestant."""
-        rng = np.random.default_rng(1)
-        images = rng.random((self.batch, self.depth, self.size, self.size, 1), np.float32)
-        return images, (images > 0.7).astype(np.uint8)
-
-    def forward_flops(self) -> float:
-        """Multiplications and additions in the convolutions of one forward pass, each done directly."""
-
-        def convolution(area: int, channels: int, features: int, taps: int) -> float:
-            return 2.0 * self.batch * self.depth * area * taps * channels * features
-
-        def block(area: int, channels: int, features: int) -> float:
-            return convolution(area, channels, features, 27) + convolution(area, channels + features, features, 27)
-
-        total, area, channels, skips = 0.0, self.size**2, 1, []
-        for features in self.widths:
-            total += block(area, channels, features)
-            channels, area = channels + features, area // 4
-            skips.append(features)
-        skips[-1] = channels  # the coarsest level hands on its whole output
-        for _ in range(self.recurrent_layers):
-            width = self.recurrent_width
-            total += convolution(area, channels + width, 4 * width, 9)
-            channels = width
-        for features, skip in zip(reversed(self.widths), reversed(skips), strict=True):
-            area *= 4
-            total += convolution(area, channels, features, 1)  # of a 2x2 kernel at stride 2, one tap meets a pixel
-            channels = features + skip
-            total += block(area, channels, features)
-            channels += features
-        return total + convolution(area, channels, 1, 1)
+from experiments.benchmarks.case import MATMUL, Case, Program, unchanged
+from experiments.benchmarks.timing import versions
 
 
 def ours(case: Case) -> Program:
-    """rdunet_jax: the jitted predictor, the trainer's own step, the evaluator."""
+    """rdunet_jax: the compiled predictor, the training step, the sliding-window evaluation."""
     from functools import partial
 
     import jax
@@ -114,7 +39,7 @@ def ours(case: Case) -> Program:
     model, variables = create_model(config), jax.device_put(_flax_variables(case.weights(), config))
     images, masks = case.patches()
     if case.task == "predict":
-        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        predict = jax.jit(jax.vmap(network_predictor(model, unchanged), in_axes=(None, 0)))
         return lambda: np.asarray(predict(variables, images[..., 0]))[..., np.newaxis]
     if case.task == "patient":
         predictor = network_predictor(model, partial(normalise, intensity="slice_minmax"))
@@ -128,14 +53,14 @@ def ours(case: Case) -> Program:
 
     def step() -> np.ndarray:
         nonlocal state
-        state, metrics = jax.block_until_ready(train_step(state, batch, recipe, as_it_is))
+        state, metrics = jax.block_until_ready(train_step(state, batch, recipe, unchanged))
         return np.asarray(metrics["loss"])
 
     return step
 
 
 def augmentation(case: Case) -> Program:
-    """The augmentation of a training step by itself."""
+    """The augmentation of a training step alone."""
     from functools import partial
 
     import jax
@@ -152,7 +77,7 @@ def augmentation(case: Case) -> Program:
 
 
 def keras_tensorflow(case: Case) -> Program:
-    """With oneDNN's convolutions: TensorFlow by itself takes them on CPUs with AVX-512 only, and is slower without."""
+    """With oneDNN's convolutions, which TensorFlow uses by default on CPUs with AVX-512 only; it is slower without."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
@@ -166,7 +91,7 @@ def keras_jax(case: Case) -> Program:
 
 
 def _keras(backend: str, case: Case) -> Program:
-    """The baseline; for a patient, the loop over windows of the Keras original, in batches as given."""
+    """The baseline; for a patient, the loop over windows as in the authors' code, in batches of the case."""
     os.environ["KERAS_BACKEND"] = backend
     import keras
 
@@ -208,7 +133,7 @@ def torch(case: Case) -> Program:
 
 
 def matmul(case: Case) -> Program:
-    """Ten float32 matrix products: the arithmetic that the machine is capable of."""
+    """Ten float32 matrix products: a measure of what the machine can compute."""
     import jax
 
     matrix = jax.random.normal(jax.random.key(0), (MATMUL, MATMUL))
@@ -216,6 +141,7 @@ def matmul(case: Case) -> Program:
     return lambda: np.asarray([jax.block_until_ready(product(matrix))[0, 0] for _ in range(10)])
 
 
+FRAMEWORKS = ("jax", "flax", "keras", "tensorflow", "torch", "numpy")
 CONTESTANTS: dict[str, Callable[[Case], Program]] = {
     "ours": ours,
     "keras-tensorflow": keras_tensorflow,
@@ -227,7 +153,7 @@ CONTESTANTS: dict[str, Callable[[Case], Program]] = {
 
 
 def write_weights(case: Case) -> None:
-    """Random weights of a trained network's size, as the Keras network lists them: nothing vanishes or saturates."""
+    """Writes random weights in the order of the Keras network, scaled so that nothing vanishes or saturates."""
     import jax
 
     from rdunet_jax.networks.keras_weights import to_keras
@@ -245,7 +171,7 @@ def write_weights(case: Case) -> None:
                 value = rng.normal(0, 0.3, weight.shape)
             else:
                 value = rng.normal(0, np.sqrt(2 / np.prod(weight.shape[:-1])), weight.shape)
-                # Keras' loss takes the logarithm of 1 - p, whose digits are few where p is near 1.
+                # Keras' loss takes the logarithm of 1 - p, which has few digits where p is near 1.
                 value *= 0.3 if weight.shape[-1] == 1 else 1
             weights.append(value.astype(np.float32))
     np.savez(Path(case.folder) / "weights.npz", *weights)
@@ -264,23 +190,8 @@ def _flax_variables(weights: list[np.ndarray], config: Any) -> Any:
     return from_keras(layers, config)
 
 
-def as_it_is(image: Any) -> Any:
-    return image
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("jax", "flax", "keras", "tensorflow", "torch", "numpy"):
-        if package == "numpy" or package in sys.modules:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                continue
-    return found
-
-
 def _peak_memory() -> int:
-    """Largest memory until now, in bytes: the GPU's where the program runs on one, else the process's."""
+    """Peak memory until now in bytes: of the GPU if the program runs on one, else of the process."""
     if "tensorflow" in sys.modules and sys.modules["tensorflow"].config.list_physical_devices("GPU"):
         return sys.modules["tensorflow"].config.experimental.get_memory_info("GPU:0")["peak"]
     if "jax" in sys.modules and (found := sys.modules["jax"].devices()[0].memory_stats()):
@@ -290,8 +201,8 @@ def _peak_memory() -> int:
 
 def main(name: str, case: Case) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    if hasattr(os, "sched_setaffinity"):  # every framework makes as many threads as it sees cores
+    os.dup2(2, 1)  # what libraries print must not be read as an answer
+    if hasattr(os, "sched_setaffinity"):  # frameworks start as many threads as they see cores
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: case.threads]))
     if name == "weights":
         write_weights(case)
@@ -302,10 +213,13 @@ def main(name: str, case: Case) -> None:
         result = program()
         seconds = time.perf_counter() - started
         np.save(Path(case.folder) / f"{name}.npy", result)
-        print(
-            json.dumps({"seconds": seconds, "peak": _peak_memory(), "versions": _versions()}), file=answers, flush=True
-        )
+        used = versions(*(package for package in FRAMEWORKS if package in sys.modules))
+        print(json.dumps({"seconds": seconds, "peak": _peak_memory(), "versions": used}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Case(**json.loads(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="one of CONTESTANTS, or `weights`; words after a space distinguish cases")
+    parser.add_argument("case", type=json.loads, help="the fields of `Case` as JSON")
+    given = parser.parse_args()
+    main(given.name, Case(**given.case))

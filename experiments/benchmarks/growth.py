@@ -1,4 +1,4 @@
-"""What `bench.py growth` runs, and the exponents of what it finds."""
+"""The cases of `bench growth`, and the exponents of its results."""
 
 import shutil
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from experiments.benchmarks.contestants import Case
+from experiments.benchmarks.case import Case
 from experiments.benchmarks.race import Result
 
 Axis = Literal["slices", "windows", "pixels", "patients"]
@@ -18,7 +18,7 @@ SLICES = (60, 120, 300, 600)
 
 
 def cases_of(case: Case, axis: Axis) -> dict[int, Case]:
-    """Cases by the value of what grows: patients of noise, which costs as much as any other gray."""
+    """Cases by the value of the axis: patients of noise, as the gray values do not change the time."""
     sizes = (case.size // 2, case.size, 2 * case.size)
     values = {"slices": SLICES, "windows": (1, 2, 4, 8), "pixels": sizes, "patients": (1, 2, 4, 8)}[axis]
     return {value: _one(case, axis, value) for value in values}
@@ -36,10 +36,10 @@ def _one(case: Case, axis: Axis, value: int) -> Case:
 
 
 def fit(values: Sequence[int], results: Sequence[Result]) -> dict[str, Any]:
-    """Median seconds and peak MiB of each value, and the exponent of seconds, by least squares of the logarithms."""
+    """Median seconds and peak MiB for each value, and the exponent of the seconds (least squares of logarithms)."""
     seconds = [result.median for result in results]
     if None in seconds:
-        raise SystemExit("error: a case was given up; raise --limit or lower --size")
+        raise SystemExit("error: a case was stopped; raise --limit or lower --size")
     exponent = np.polyfit(np.log(values), np.log(np.array(seconds, float)), 1)[0]
     peaks = [round(result.peak / 2**20, 1) for result in results]
     return {"values": list(values), "seconds": seconds, "peak_mib": peaks, "exponent": float(exponent)}

@@ -1,21 +1,23 @@
-"""The lowerings of `rdunet_jax.networks.convolution` at the shapes of the full network: seconds, in one process.
+"""Seconds of each lowering in `rdunet_jax.networks.convolution` at the shapes of the full network.
 
     python -m experiments.benchmarks.lowerings
 
-Shapes are those of the `keras` network at 256x256x8, batch 1. A row: median seconds of the convolution, and of both its
-gradients. `direct` and the gradients of `fold` take longest; how long the whole takes was not measured.
+Shapes are those of the `keras` network at 256x256x8, batch 1. A row gives the median seconds of the convolution and of
+both its gradients. `direct` and the gradients of `fold` are the slowest. Costs were not measured.
 """
 
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.benchmarks.lowerings")
+
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import jax
-import numpy as np
-import tyro
-from rich.console import Console
 
-from experiments.benchmarks.race import take_turns
+from experiments.benchmarks.timing import machine_in_words, take_turns, versions_in_words
+from experiments.common import script
 from rdunet_jax.networks.convolution import Lowering, convolve
 from rdunet_jax.workflows.display import print_table
 
@@ -26,9 +28,9 @@ SHAPES = ((256, 33, 32), (256, 64, 64), (128, 64, 64), (128, 128, 128), (64, 128
 @dataclass(frozen=True)
 class Settings:
     rounds: int = 3
-    """Of every lowering, in turn."""
+    """Timed runs of every lowering, in turn."""
     direct: bool = False
-    """XLA's own 3-D convolution too."""
+    """Also time XLA's own 3-D convolution."""
 
 
 def main(settings: Settings) -> None:
@@ -45,11 +47,13 @@ def main(settings: Settings) -> None:
             programs[f"{lowering} value"] = partial(jax.jit(run), x, kernel)
             transpose = jax.jit(lambda x, kernel, weight, run=run: jax.vjp(run, x, kernel)[1](weight))
             programs[f"{lowering} gradients"] = partial(transpose, x, kernel, weight)
-        seconds = take_turns(programs, settings.rounds)
-        rows.append((f"{side}, {channels} to {features}", *(f"{np.median(s):.2f}" for s in seconds.values())))
+        seconds = take_turns(programs, settings.rounds, jax.block_until_ready)
+        rows.append((f"{side}, {channels} to {features}", *(f"{statistics.median(s):.2f}" for s in seconds.values())))
     header = ("shape", *(f"{lowering} {what}" for lowering in lowerings for what in ("value", "gradients")))
-    print_table(Console(width=120), "Seconds, 8 slices", header, rows)
+    console = script.make_console()
+    print_table(console, "Seconds, 8 slices", header, rows)
+    console.print(f"{machine_in_words()}, {versions_in_words('jax')}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    script.run(main, __doc__)

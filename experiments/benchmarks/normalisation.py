@@ -1,26 +1,27 @@
-"""What batch normalisation costs a prediction: the most that folding it into the kernels could bring.
+"""The cost of batch normalization in a prediction, which is the most that folding it into the kernels could save.
 
     python -m experiments.benchmarks.normalisation
 
-Times the forward pass of the `keras` network with its normalisation and with none at all, in turn. Costs a minute on 2
+Times the forward pass of the `keras` network with its normalization and without any, in turn. Costs a minute on 2
 cores.
 """
 
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.benchmarks.normalisation")
+
+import statistics
 from dataclasses import dataclass
 from functools import partial
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import tyro
-from rich.console import Console
 
-from experiments.benchmarks.contestants import as_it_is
-from experiments.benchmarks.race import take_turns
+from experiments.benchmarks.case import unchanged
+from experiments.benchmarks.timing import in_words, machine_in_words, take_turns, versions_in_words
+from experiments.common import script
 from rdunet_jax.inference.sliding_window import network_predictor
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.workflows.start_up import prepare_jax
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,20 @@ def main(settings: Settings) -> None:
     image = jax.random.uniform(jax.random.key(1), shape)
 
     def compiled():
-        run = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        run = jax.jit(jax.vmap(network_predictor(model, unchanged), in_axes=(None, 0)))
         return run.lower(variables, image).compile()
 
     programs = {"with": partial(compiled(), variables, image)}
     with mock.patch("rdunet_jax.networks.models.make_norm", lambda config, train: lambda name: lambda y: y):
         programs["without"] = partial(compiled(), variables, image)
-    seconds = take_turns(programs, settings.rounds)
-    medians = {name: float(np.median(each)) for name, each in seconds.items()}
-    console = Console()
+    seconds = take_turns(programs, settings.rounds, jax.block_until_ready)
+    console = script.make_console()
     for name, each in seconds.items():
-        console.print(f"{name} normalisation: {medians[name]:.2f} s ({min(each):.2f} to {max(each):.2f})")
-    console.print(f"ratio of medians {medians['without'] / medians['with']:.3f}")
+        console.print(f"{name} normalization: {in_words(each)}")
+    ratio = statistics.median(seconds["without"]) / statistics.median(seconds["with"])
+    console.print(f"ratio of medians {ratio:.3f}")
+    console.print(f"{machine_in_words()}, {versions_in_words('jax', 'flax')}")
 
 
 if __name__ == "__main__":
-    prepare_jax()
-    main(tyro.cli(Settings, description=__doc__))
+    script.run(main, __doc__)

@@ -1,4 +1,4 @@
-"""A patient's gray values on the network's grid, as `rdunet prepare` stores them."""
+"""Gray values of a patient on the network's grid, as `rdunet prepare` stores them."""
 
 from pathlib import Path
 
@@ -14,20 +14,20 @@ from data_pipeline.preprocessing.network_grid import to_network_grid
 
 
 def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "slices size size"]:
-    """The middle `slices` slices of a CT, or of a phantom without one.
+    """The middle `slices` slices of a CT, or of a phantom if `ct` is None.
 
     Raises:
-        InputError: the folder holds another number of patients than one, or fewer slices.
+        InputError: the folder does not hold exactly one patient, or the CT has too few slices.
     """
     if ct is None:
         volume = hounsfield(draw_phantom(0, slices=slices))
     else:
-        patients = discover(ct).series
-        if len(patients) != 1:
-            raise InputError(f"{ct}: holds {len(patients)} patients; give --ct the folder of one")
-        volume = read_volume(patients[0]).hounsfield
+        found = discover(ct).series
+        if len(found) != 1:
+            raise InputError(f"{ct}: holds {len(found)} CT series; give --ct the folder of one")
+        volume = read_volume(found[0]).hounsfield
     first = (len(volume) - slices) // 2
     if first < 0:
-        raise InputError(f"{ct}: has {len(volume)} slices; give --slices no more")
+        raise InputError(f"{ct or 'the phantom'}: has {len(volume)} slices; --slices must not be larger")
     gray = to_gray(volume[first : first + slices], "slice_minmax")
     return to_network_grid(gray, size, background("slice_minmax"))

@@ -1,4 +1,4 @@
-"""The figures of `bench.py`."""
+"""The plots of `bench`."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib import pyplot
 
 
 def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
-    """Median seconds with the range, and peak memory, a bar a contestant; one that was given up is hatched."""
+    """Plots median seconds with the range and peak memory of each contestant; one that was stopped is hatched."""
     timed = {name: result for name, result in results.items() if result.median is not None and name != "matmul"}
     medians = np.array([result.median for result in timed.values()])
     fastest = np.array([min(one.seconds, default=one.median) for one in timed.values()])
@@ -33,7 +33,7 @@ def plot_times(path: Path, title: str, results: dict[str, Result]) -> None:
 
 
 def plot_growth(path: Path, series: dict[str, dict[str, Any]]) -> None:
-    """Seconds against each quantity, on logarithmic axes, with the fitted power."""
+    """Plots seconds against each quantity on logarithmic axes, with the fitted power."""
     figure, panels = pyplot.subplots(
         1, len(series), figsize=(4 * len(series), 3.5), layout="constrained", squeeze=False
     )

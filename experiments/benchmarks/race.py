@@ -1,8 +1,7 @@
-"""Runs the contestants of `bench.py` in turn, each in a process of its own, while the others wait."""
+"""Runs the contestants of `bench` in turn, each in its own process, while the others wait."""
 
 import json
 import os
-import platform
 import select
 import statistics
 import subprocess
@@ -11,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.contestants import Case
+from experiments.benchmarks.case import Case
+from experiments.benchmarks.timing import in_words
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {"keras-tensorflow": "tensorflow", "keras-jax": "keras", "torch": "torch"}
@@ -23,20 +22,20 @@ NEEDS = {"keras-tensorflow": "tensorflow", "keras-jax": "keras", "torch": "torch
 
 @dataclass
 class Result:
-    """What one contestant took."""
+    """Time and memory of one contestant."""
 
     first_seconds: float | None = None
-    """The first run, compilation included; not among `seconds`."""
+    """Seconds of the first run, with compilation; not among `seconds`."""
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
-    """Largest resident memory of its process, in bytes."""
+    """Peak resident memory of its process, in bytes."""
     versions: dict[str, str] = field(default_factory=dict)
     over: float | None = None
-    """It was given up after so many seconds."""
+    """It was stopped after this many seconds."""
 
     @property
     def median(self) -> float | None:
-        """Seconds; a lower bound where it was given up in a timed run."""
+        """Median of the seconds; a lower bound if it was stopped in a timed run; None if there is no timed run."""
         if self.over is not None:
             return None if self.first_seconds is None else self.over
         return statistics.median(self.seconds) if self.seconds else None
@@ -45,7 +44,7 @@ class Result:
         if self.over is not None:
             what = "compilation and first run" if self.first_seconds is None else "a run"
             return f"over {self.over:.0f} s ({what})"
-        return f"{self.median:.3f} s ({min(self.seconds):.3f}..{max(self.seconds):.3f})"
+        return in_words(self.seconds)
 
 
 class Worker:
@@ -54,7 +53,7 @@ class Worker:
     def __init__(self, name: str, case: Case, python: str = sys.executable, **variables: str) -> None:
         self.name, self.case, self.result = name, case, Result()
         self._log = (Path(case.folder) / f"{name}.log").open("w+")
-        # One compilation is part of no measurement: nothing is taken from a cache unless `variables` name one.
+        # The first run must compile: no cache is used unless `variables` name one.
         inherited = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
         threads = {name: str(case.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
@@ -69,7 +68,7 @@ class Worker:
         )
 
     def run(self, limit: float, counts: bool = True) -> None:
-        """Once; a run longer than `limit` seconds ends the contestant."""
+        """Runs the program once; stops the contestant if that takes more than `limit` seconds."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -89,10 +88,11 @@ class Worker:
             self.result.first_seconds = answer["seconds"]
 
     def output(self) -> np.ndarray:
-        """What the last run computed."""
+        """The result of the last run."""
         return np.load(Path(self.case.folder) / f"{self.name}.npy")
 
     def end(self) -> None:
+        """Ends the process."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -106,7 +106,7 @@ class Worker:
 
 
 def present(names: Sequence[str], interpreters: dict[str, str], tell: Callable[[str], None]) -> list[str]:
-    """Those whose framework is installed; the others are told."""
+    """The contestants whose framework is installed; `tell` is called with a line for each of the others."""
     found = []
     for name in names:
         needed, python = NEEDS.get(name, "numpy"), interpreters.get(name, sys.executable)
@@ -127,13 +127,17 @@ def race(
     tell: Callable[[str], None],
     warm_up: bool = True,
 ) -> dict[str, Result]:
-    """Runs every contestant `rounds` times, taking turns, after one run that does not count.
+    """Runs every contestant `rounds` times, in turn, after one run that is not counted.
 
     Args:
-        cases: what each contestant computes; the first contestant's results are what the others' must equal.
-        limit: seconds after which a contestant is given up.
-        compare: (contestant, its result, the first one's, number of the run from 0) raises where they differ.
-        warm_up: the first run compiles, and is told apart.
+        cases: what each contestant computes; results are compared with those of the first contestant.
+        rounds: timed runs.
+        limit: seconds after which a contestant is stopped.
+        compare: called with (contestant, its result, the first one's result, number of the run from 0); raises if they
+            differ.
+        interpreters: Python of a contestant, if not this one.
+        tell: prints a line.
+        warm_up: the first run compiles and is reported separately.
     """
     workers: list[Worker] = []
     try:
@@ -157,27 +161,3 @@ def race(
         for worker in workers:
             worker.end()
     return {worker.name: worker.result for worker in workers}
-
-
-def take_turns(programs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of JAX programs that share this process: `rounds` of each, in turn, after one run that does not count."""
-    import jax
-
-    for program in programs.values():
-        jax.block_until_ready(program())
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program())
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def machine() -> dict[str, str | int | None]:
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0] if models else cpu
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}

@@ -1,8 +1,9 @@
-"""Start-up: what compiling costs, in a process of its own, and what `rdunet --help` takes.
+"""Start-up: seconds to trace and compile in a new process, and seconds of `rdunet --help`.
 
-python -m experiments.benchmarks.startup CASE     # JSON of `contestants.Case`; seconds to trace and to compile
+`bench compile` starts this in its own process: it is not a command for users.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,12 +13,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.contestants import Case, as_it_is
+from experiments.benchmarks.case import Case, unchanged
 from experiments.benchmarks.race import ROOT
+from experiments.benchmarks.timing import take_turns
 
 
 def compilation(case: Case, cache: Path) -> dict[str, float]:
-    """Seconds that a new process takes to trace and to compile a case's program, with the persistent cache there."""
+    """Seconds that a new process takes to trace and to compile the program of a case, with a persistent cache.
+
+    Args:
+        cache: folder of the persistent cache.
+
+    Returns:
+        Seconds of `trace` and of `compile`.
+    """
     variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.startup", json.dumps(asdict(case))],
@@ -31,22 +40,25 @@ def compilation(case: Case, cache: Path) -> dict[str, float]:
 
 
 def help_seconds(rounds: int) -> list[float]:
-    """Seconds of `rdunet --help`, of `rounds` new processes."""
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
+    """Seconds of `rdunet --help` in each of `rounds` new processes."""
+
+    def answer() -> None:
         subprocess.run(
             [sys.executable, "-c", "from rdunet_jax.cli.main import main; main()", "--help"],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        seconds.append(time.perf_counter() - started)
-    return seconds
+
+    return take_turns({"help": answer}, rounds)["help"]
 
 
 def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A case's compiled function and arguments of its shapes; `changes` are to the network's config."""
+    """The jitted function of a case, and abstract arguments for it.
+
+    Args:
+        changes: fields of `ModelConfig` to change.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -61,14 +73,15 @@ def program_of(case: Case, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
     state: Any = jax.eval_shape(lambda: create_state(model, recipe, shape))
     if case.task == "predict":
         window = jax.ShapeDtypeStruct((case.batch, *shape), jnp.float32)
-        predict = jax.jit(jax.vmap(network_predictor(model, as_it_is), in_axes=(None, 0)))
+        predict = jax.jit(jax.vmap(network_predictor(model, unchanged), in_axes=(None, 0)))
         return predict, (state.variables, window)
     image = jax.ShapeDtypeStruct((case.batch, *shape, 1), jnp.float32)
     mask = jax.ShapeDtypeStruct(image.shape, jnp.uint8)
-    return train_step, (state, {"image": image, "mask": mask}, recipe, as_it_is)
+    return train_step, (state, {"image": image, "mask": mask}, recipe, unchanged)
 
 
 def measure(case: Case) -> dict[str, float]:
+    """Seconds to trace and to compile the program of a case in this process."""
     from rdunet_jax.workflows.start_up import prepare_jax
 
     prepare_jax()
@@ -81,4 +94,6 @@ def measure(case: Case) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Case(**json.loads(sys.argv[1])))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", type=json.loads, help="the fields of `Case` as JSON")
+    print(json.dumps(measure(Case(**parser.parse_args().case))))

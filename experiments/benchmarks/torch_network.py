@@ -1,4 +1,4 @@
-"""The authors' network once more in PyTorch, for `bench.py`: channels last in memory, weights in Keras' order."""
+"""The authors' network in PyTorch, for `bench`: channels last in memory, weights in the order of the Keras network."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +7,11 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.contestants import Case, Program
+from experiments.benchmarks.case import Case, Program
 
 
 class Block(nn.Module):
-    """The pseudo-dense block: (its input and its last layer joined, its last layer)."""
+    """The pseudo-dense block: (its input concatenated with its last layer, its last layer)."""
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Keras' ConvLSTM2D over the depth axis with Keras 2's hard sigmoid, then batch normalisation."""
+    """Keras' ConvLSTM2D over the depth axis with Keras 2's hard sigmoid, then batch normalization."""
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ConvLSTM(nn.Module):
 
 
 class RecurrentDenseUNet(nn.Module):
-    """Gray patches (batch, 1, depth, height, width) to logits of the same shape. No dropout."""
+    """Gray patches (batch, 1, depth, height, width) to logits of the same shape, without dropout."""
 
     def __init__(self, widths: Sequence[int], recurrent_width: int, recurrent_layers: int) -> None:
         super().__init__()
@@ -97,15 +97,16 @@ class RecurrentDenseUNet(nn.Module):
                     for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
                         tensor.copy_(torch.from_numpy(next(source)))  # pyright: ignore[reportOptionalMemberAccess]
                     continue
-                # Keras ends a kernel's shape with (in, out), of a transposed convolution with (out, in); here both
-                # stand first, the other way round. Its 3-D kernels run (height, width, depth), PyTorch's depth first.
+                # The shape of a Keras kernel ends with (in, out), of a transposed convolution with (out, in); in
+                # PyTorch both come first, in reverse order. Spatial axes of its 3-D kernels are (height, width, depth),
+                # of PyTorch's (depth, height, width).
                 axes = (4, 3, 2, 0, 1) if isinstance(layer, nn.Conv3d) else (3, 2, 0, 1)
                 kernels = [layer.inputs, layer.recurrent] if isinstance(layer, ConvLSTM) else [layer]
                 for one in kernels:
                     one.weight.copy_(torch.from_numpy(next(source).transpose(axes).copy()))
                 kernels[0].bias.copy_(torch.from_numpy(next(source)))
         if next(source, None) is not None:
-            raise ValueError("more weights than this network has")
+            raise ValueError("the file has more weights than this network")
 
     def _layers(self) -> Iterator[nn.Module]:
         for block in self.encoder:
@@ -140,7 +141,7 @@ def program(case: Case) -> Program:
 
         return predict
     if case.task != "train":
-        raise SystemExit("torch predicts and trains, and has no evaluator of patients")
+        raise SystemExit("torch predicts and trains patches; it has no evaluation of a whole patient")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1e-8)
 
     def step() -> np.ndarray:
@@ -154,7 +155,7 @@ def program(case: Case) -> Program:
 
 
 def _norm(features: int) -> nn.BatchNorm3d:
-    """With Keras' numbers; PyTorch's momentum is the part of the new."""
+    """With the values of Keras; PyTorch's momentum is one minus that of Keras."""
     return nn.BatchNorm3d(features, eps=1e-3, momentum=0.01)
 
 

@@ -1,24 +1,27 @@
-"""A trained network of ours as a whole Keras 3 model.
+"""Writes one of our trained networks as a complete Keras 3 model.
 
-    KERAS_BACKEND=jax python -m experiments.keras_baseline.convert --workdir runs/keras --output network.keras
+    python -m experiments.keras_baseline.convert --workdir runs/keras --output network.keras
 
-`keras.models.load_model` finds Keras 2's hard sigmoid once `experiments.keras_baseline.network` is imported.
-Weights alone need no Keras: `rdunet_jax.networks.keras_files.write_keras_file`.
+Import `experiments.keras_baseline.network` before `keras.models.load_model`: it registers Keras 2's hard sigmoid.
+`rdunet_jax.networks.keras_files.write_keras_file` writes weights alone and does not need Keras.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.keras_baseline.convert")
 
 from pathlib import Path
 
-import keras
-import tyro
-
-from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
+from data_pipeline.errors import InputError
+from data_pipeline.files import atomic_path
+from experiments.common import script
+from experiments.keras_baseline.network import keras, recurrent_dense_unet, zero_initial_weights
 from rdunet_jax.config import ModelConfig
 from rdunet_jax.networks.keras_weights import Variables, to_keras
 from rdunet_jax.runs.workdir import load_trained
 
 
 def keras_model(config: ModelConfig, size: int, variables: Variables) -> keras.Model:
-    """The Keras network of a config of the `keras` family, for square slices of `size` pixels, with our weights."""
+    """The Keras model of a network of the `keras` family with our weights, for slices of `size` x `size` pixels."""
     with zero_initial_weights():
         model = recurrent_dense_unet(
             size,
@@ -38,14 +41,17 @@ def convert(workdir: Path, output: Path) -> None:
     """Write the network of a run as a Keras model.
 
     Args:
-        workdir: Folder of a run of the `keras` network, of any widths.
+        workdir: Folder of a run of the `keras` network, with any widths.
         output: File to write, ending in .keras.
     """
+    if output.suffix != ".keras":
+        raise InputError(f"{output}: the name of the file must end in .keras")
     trained = load_trained(workdir)
     model = keras_model(trained.config.model, trained.config.image_size, trained.variables)
-    model.save(output)
+    with atomic_path(output) as path:
+        model.save(path)
     print(f"{output}: the network of {workdir} at step {trained.step}")
 
 
 if __name__ == "__main__":
-    tyro.cli(convert)
+    script.run(convert, __doc__)

@@ -1,16 +1,24 @@
-"""The authors' network, written afresh in Keras 3 from its description: what `rdunet_jax` is compared with.
+"""The authors' network, rewritten in Keras 3 from its description: the baseline that `rdunet_jax` is compared with.
 
-Axes are the original's, (batch, height, width, depth, channels), so that weight files of the original load into it. Any
-Keras backend runs it; choose one by the environment variable KERAS_BACKEND before importing.
+Axes are the original's, (batch, height, width, depth, channels), so that weight files of the original can be loaded.
+Any Keras backend runs it; set the environment variable KERAS_BACKEND before the import to choose one (here `jax` if
+unset).
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 from unittest import mock
 
-import keras
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 import numpy as np
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    raise SystemExit("error: Keras is not installed; install it with: pip install '.[keras]'") from error
 from keras import layers, ops
 
 
@@ -22,9 +30,9 @@ def keras2_hard_sigmoid(x: Any) -> Any:
 
 @contextmanager
 def zero_initial_weights() -> Iterator[None]:
-    """Networks built inside start with zeros: for those that load weights anyway.
+    """Networks built inside the block start with zeros: for networks whose weights are loaded afterwards.
 
-    Keras on JAX compiles a random draw for every shape of kernel, over a minute for the full network on two cores.
+    Keras on JAX compiles a random draw for every shape of kernel: more than a minute for the full network on two cores.
     """
 
     def zeros(self: Any, shape: Any, dtype: Any = None) -> np.ndarray:
@@ -54,8 +62,9 @@ def recurrent_dense_unet(
         height, width, depth: of a patch; height and width divisible by 2 to the number of widths.
         widths: features of the encoder's levels, finest first.
         recurrent_width, recurrent_layers: features and number of the ConvLSTM layers.
-        gate: their recurrent activation: Keras 2's (as the authors trained) or a true sigmoid (Keras 3's default).
-        dropout: chance that a channel is dropped after a pooling.
+        gate: their recurrent activation: Keras 2's hard sigmoid (used by the authors) or a true sigmoid (the default of
+            Keras 3).
+        dropout: probability of dropping a channel after a pooling.
     """
     gate_activation: Any = keras2_hard_sigmoid if gate == "hard_sigmoid" else "sigmoid"
     x = inputs = keras.Input((height, width, depth, 1))
@@ -89,7 +98,7 @@ def recurrent_dense_unet(
 
 
 def _block(x: Any, features: int) -> tuple[Any, Any]:
-    """The pseudo-dense block: (its input and its last layer joined, its last layer)."""
+    """The pseudo-dense block: (its input concatenated with its last layer, its last layer)."""
     first = _convolution(x, features)
     last = _convolution(layers.Concatenate()([x, first]), features)
     return layers.Concatenate()([x, last]), last

@@ -1,12 +1,15 @@
-"""Figure 2: slices of the data set with their tumours outlined.
+"""Figure 2: slices of the data set with the tumours outlined.
 
     python -m experiments.paper.figure2_data --output build/paper --data-dir data     # or --smoke
 
-Eight training patients, spread over the list of their names; of each the slice with most tumour, in the gray values and
-at the resolution that the network sees, with the reference's outline on the CT's own grid. Expect tumours from a few
-millimetres to a good part of a lung. Costs a minute or two for reading 260 patients, with --smoke half a minute for the
-phantoms.
+Eight training patients, evenly spaced in the sorted list of names. Each panel shows the slice with the most tumour, in
+the gray values and at the resolution that the network sees, with the outline of the reference on the CT's own grid.
+Expect tumours from a few millimeters to a large part of a lung. Costs one to two minutes for reading 260 patients, with
+--smoke half a minute for the phantoms.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.paper.figure2_data")
 
 from itertools import islice
 
@@ -29,7 +32,7 @@ RIM = (withStroke(linewidth=2, foreground="black"),)
 
 
 def spread_patients(data: Dataset, split: str, count: int) -> list[PatientExample]:
-    """Patients of a split at equal distances in the list of their names."""
+    """Patients of a split, evenly spaced in the sorted list of names."""
     every = max(1, data.patient_count(split) // count)
     return list(islice(data.patients(split), 0, every * count, every))
 
@@ -39,7 +42,7 @@ def largest_slice(example: PatientExample) -> int:
 
 
 def gray_slice(data: Dataset, example: PatientExample, index: int) -> np.ndarray:
-    """A slice as the network sees it, 0 to 1, (height, width) of the CT."""
+    """A slice as the network sees it, gray values 0 to 1, resized to the CT's (height, width)."""
     gray = np.asarray(normalise(example.image[index : index + 1], data.intensity), np.float32)
     return to_ct_grid(gray, *example.ct_mask.shape[1:])[0]
 
@@ -50,18 +53,18 @@ def show_slice(axes: Axes, gray: np.ndarray, spacing_mm: tuple[float, ...], labe
     write_in(axes, label)
 
 
-def write_in(axes: Axes, text: str, colour: str = "white") -> None:
-    """At the upper left, readable on lung and on bone."""
-    axes.text(0.03, 0.97, text, transform=axes.transAxes, color=colour, fontsize=8, va="top", path_effects=RIM)
+def write_in(axes: Axes, text: str, color: str = "white") -> None:
+    """Writes at the upper left, readable on lung and on bone."""
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, color=color, fontsize=8, va="top", path_effects=RIM)
 
 
-def outline(axes: Axes, mask: np.ndarray, colour: str, width: float = 1.5) -> None:
+def outline(axes: Axes, mask: np.ndarray, color: str, width: float = 1.5) -> None:
     if mask.any():
-        axes.contour(mask, [0.5], colors=colour, linewidths=width)
+        axes.contour(mask, [0.5], colors=color, linewidths=width)
 
 
-def legend(figure: Figure, colours: dict[str, str]) -> None:
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+def legend(figure: Figure, colors: dict[str, str]) -> None:
+    handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, labelcolor="white", fontsize=9)
 
 

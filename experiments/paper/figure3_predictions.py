@@ -1,13 +1,16 @@
-"""Figure 3: what the networks of Tables 3 and 4 predict on test patients, beside the reference.
+"""Figure 3: predictions of the networks of Tables 3 and 4 on test patients, compared with the reference.
 
     python -m experiments.paper.figure3_predictions --output build/paper --data-dir data     # or --smoke
 
-Four test patients, spread over the list of their names and so not chosen by how they came out; of each the slice with
-most tumour, cut to its surroundings, a panel a network with the slice's Dice. Probabilities are those that the scoring
-stored, cut at the runs' own threshold and dilated. Trains the seven networks that are not trained yet: see
-`table3_baselines.py`. Expect the proposed network's outlines nearest to the reference's. Costs a minute beside the
-training.
+Four test patients, evenly spaced in the sorted list of names, so not chosen by their scores. Each row shows the slice
+with the most tumour, cropped around it, with one panel and the slice's Dice for each network. Masks come from the
+probabilities that the evaluation stored, with each run's own threshold and dilation. Trains those of the seven networks
+that are not trained yet: see `table3_baselines.py`. Expect the outlines of the proposed network closest to the
+reference. Costs a minute in addition to the training.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.paper.figure3_predictions")
 
 import numpy as np
 from jaxtyping import Bool
@@ -36,7 +39,7 @@ PATIENTS = 4
 NETWORKS = [*(name for name in TABLE_3 if name not in TABLE_4), *TABLE_4]
 SHORT = {"3D-DenseUNet with recurrent block": "3D-DenseUNet\nwith recurrent block"}
 MARGIN_MM = 40
-"""From the middle of a tumour to the edge of a panel, beyond the tumour's own half."""
+"""Distance from the edge of the tumour to the edge of a panel."""
 
 
 def make(experiments: Experiments) -> Picture:
@@ -77,8 +80,8 @@ def make(experiments: Experiments) -> Picture:
     figure.text(0.005, 0.992, "Test patients: the slice with most tumour", color="white", fontsize=11, va="top")
     legend(figure, {"reference": REFERENCE, "prediction": PREDICTION})
     reading = (
-        "A row a test patient, a column a network: the nearer orange lies to blue, the better; the patients are spread "
-        "over the list, not picked."
+        "One row for each test patient, one column for each network: the closer orange is to blue, the better. The "
+        "patients are evenly spaced in the list of names, not selected."
     )
     missing = [f"figure3: {name}" for name in NETWORKS if name not in predictions]
     return Picture("figure3", "Figure 3. Predictions", reading, figure, missing)
@@ -87,7 +90,7 @@ def make(experiments: Experiments) -> Picture:
 def _predict(
     experiments: Experiments, name: str, examples: list[PatientExample]
 ) -> list[Bool[np.ndarray, "height width"]]:
-    """A network's mask of each patient's slice, from its stored probabilities."""
+    """A network's mask of the slice shown of each patient, from its stored probabilities."""
     workdir = experiments.workdir(name)
     network = load_trained(workdir)
     stored = StoredProbabilities(experiments.data, workdir, "test", network)
@@ -96,7 +99,7 @@ def _predict(
 
 
 def _surroundings(truth: Bool[np.ndarray, "height width"], spacing_mm: tuple[float, ...]) -> tuple[slice, slice]:
-    """Rows and columns of a square, in mm, around a tumour, as far as the slice reaches."""
+    """Rows and columns of a square (in mm) around the tumour, within the slice."""
     spans = [np.flatnonzero(truth.any(axis=1 - axis)) for axis in (0, 1)]
     half_mm = MARGIN_MM + max((s[-1] - s[0]) * mm / 2 for s, mm in zip(spans, spacing_mm[1:], strict=True))
     cuts = []

@@ -1,23 +1,21 @@
-"""What the paper published, as data, and how a number of ours stands beside it: a table as CSV and as Markdown.
+"""The numbers that the paper published, and tables that compare them with ours.
 
-Kamal et al., MICCAI-TIA 2020. The numbers of Table 2 are in `data_pipeline.nsclc_radiomics.report`:
-`rdunet prepare` shows them.
+Kamal et al., MICCAI-TIA 2020. The numbers of Table 2 are in `data_pipeline.nsclc_radiomics.report`, as `rdunet prepare`
+shows them.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_pipeline.files import atomic_path
-from rdunet_jax.files import write_whole
+from data_pipeline.files import atomic_path, write_whole
+from experiments.common.tables import markdown, write_csv
 
 Cell = float | int | None
-"""A score, a count, or nothing: not published, or not run."""
+"""A score or a count; None if it was not published or not run."""
 Cells = tuple[Cell, ...]
 
 DICE = ("mean Dice", "median Dice")
@@ -64,14 +62,14 @@ class Row:
 
     labels: tuple[str, ...]
     published: Cells
-    """What ours are compared with, a cell a measure."""
+    """What ours are compared with, one cell for each measure."""
     ours: Cells
 
     def cells(self) -> list[str]:
-        """Labels, then of every measure: what was published, ours, and ours less that. What is not there is empty."""
+        """The labels, then for each measure: published, ours, ours minus published. Missing ones are empty."""
         cells = list(self.labels)
         for published, ours in zip(self.published, self.ours, strict=True):
-            # Of the digits that are shown, so that the three numbers agree with each other.
+            # Computed from the digits shown, so that the three numbers agree.
             shown = None if ours is None or published is None else round(ours, 4) - published
             cells += [_text(published), _text(ours), _text(shown, sign="+")]
         return cells
@@ -79,19 +77,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Ours beside the paper's."""
+    """Our numbers compared with the paper's."""
 
     name: str
-    """Of its files."""
+    """Name of its files, without suffix."""
     title: str
     reading: str
     """One sentence: how to read it."""
     labels: tuple[str, ...]
-    """Heads of the columns that name a row."""
+    """Headers of the columns that name a row."""
     measures: tuple[str, ...]
     rows: Sequence[Row]
     beside: str = "paper"
-    """Whose numbers stand beside ours."""
+    """What ours are compared with."""
 
     @property
     def header(self) -> list[str]:
@@ -100,7 +98,7 @@ class Table:
 
     @property
     def missing(self) -> list[str]:
-        """Cells of ours that are empty."""
+        """Names of our cells that are empty."""
         return [
             f"{self.name}, {', '.join(row.labels)}: {measure}"
             for row in self.rows
@@ -108,19 +106,13 @@ class Table:
             if ours is None
         ]
 
-    def csv(self) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *(row.cells() for row in self.rows)])
-        return text.getvalue()
-
     def markdown(self) -> str:
         """The table alone, without title."""
-        rule = ["---"] * len(self.labels) + ["--:"] * (3 * len(self.measures))
-        return "".join(_line(row) for row in (self.header, rule, *(row.cells() for row in self.rows)))
+        return markdown(self.header, [row.cells() for row in self.rows], names=len(self.labels))
 
     def write(self, folder: Path) -> None:
-        """NAME.csv and NAME.md."""
-        write_whole(folder / f"{self.name}.csv", self.csv())
+        """Writes NAME.csv and NAME.md."""
+        write_csv(folder / f"{self.name}.csv", self.header, [row.cells() for row in self.rows])
         write_whole(folder / f"{self.name}.md", f"{self.title}\n\n{self.reading}\n\n{self.markdown()}")
 
 
@@ -138,7 +130,7 @@ class Picture:
         return f"![{self.title}]({self.name}.png)\n"
 
     def write(self, folder: Path) -> None:
-        """NAME.png."""
+        """Writes NAME.png."""
         with atomic_path(folder / f"{self.name}.png") as path:
             FigureCanvasAgg(self.figure).print_png(path)
 
@@ -150,7 +142,3 @@ def _text(value: Cell, sign: str = "") -> str:
     if value is None:
         return ""
     return format(value, f"{sign}d") if isinstance(value, int) else format(value, f"{sign}z.4f")
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |\n"

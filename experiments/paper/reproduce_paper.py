@@ -1,15 +1,19 @@
-"""Tables 2 to 6, Figures 2 and 3 and the augmentations, in one go and one report.
+"""Tables 2 to 6, Figures 2 and 3 and the augmentation study in one report.
 
     python -m experiments.paper.reproduce_paper --smoke --output build/smoke
     python -m experiments.paper.reproduce_paper --data-dir data --output build/paper
 
-Writes `report.md`, and per table a CSV and a Markdown file, per figure a PNG. Every network is trained once, whichever
-tables name it: 24 trainings. Killed and started again it goes on where it was. What fails is told and the others go on;
-its cells stay empty, the report begins by naming them, and the exit status is 1.
+Writes `report.md`, a CSV and a Markdown file for each table, and a PNG for each figure. Every network is trained once,
+even if several tables need it: 24 trainings. After an interruption the same command continues. If a training fails, the
+error is printed and the other trainings continue; its cells stay empty, the report lists them first, and the exit
+status is 1.
 
---smoke fills every cell on phantoms: a training takes a minute on 2 cores beside other work, compilation included. With
-the data of the paper it is 24 trainings of up to 30 epochs at 256x256, for a GPU; how long that takes was not measured.
+--smoke fills every cell with phantoms: a training takes about a minute on 2 cores, including compilation. With the data
+of the paper there are 24 trainings of up to 30 epochs at 256x256, for a GPU. Costs at full size were not measured.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.paper.reproduce_paper")
 
 import json
 import os
@@ -44,7 +48,7 @@ STAGES: tuple[ModuleType, ...] = (
 
 
 def main(experiments: Experiments) -> list[str]:
-    """Makes all there is to make; returns what is missing."""
+    """Makes all tables and figures; returns the names of what is missing."""
     output = experiments.settings.output
     results: dict[ModuleType, Result] = {}
     for stage in STAGES:
@@ -61,26 +65,26 @@ def main(experiments: Experiments) -> list[str]:
 
 
 def report(experiments: Experiments, results: dict[ModuleType, Result], missing: list[str]) -> str:
-    """The whole report; its first line says what the numbers are of."""
+    """The report in Markdown; its first line names the data."""
     lines = [_first_line(experiments), ""]
     if missing:
         lines += ["**INCOMPLETE.** Failed or empty:", "", *(f"- {one}" for one in missing), ""]
     lines += [
         "# Recurrent 3D-DenseUNet (Kamal et al. 2020): the paper's tables and figures",
         "",
-        "Beside each other: the paper's number, ours, and ours less the paper's. An empty cell: the paper has no such "
-        "number, or we did not run it; none of ours is copied.",
+        "Each measure has three columns: the paper's number, ours, and ours minus the paper's. An empty cell means "
+        "that the paper has no such number or that we did not run it; none of ours is copied.",
         "",
-        "`Dice over`: `tumour slices` is the mean and median over all slices with tumour, a missed one counting 0; "
-        "`Keras code` averages over a patient's slices whose Dice is neither 0 nor 1 and then over patients, without "
-        "the outer fifths of a scan, dilated by a square. The paper's averages can only be of the second kind: with "
-        "331 of 848 tumour slices missed, a mean over all of them is below 0.61.",
+        "`Dice over`: `tumour slices` is the mean and median over all slices with tumour, where a missed one counts 0; "
+        "`Keras code` averages over those slices of a patient whose Dice is neither 0 nor 1, then over patients, "
+        "without the outer fifths of a scan, dilated by a square. The paper's averages can only be of the second kind: "
+        "with 331 of 848 tumour slices missed, a mean over all of them is below 0.61.",
         "",
     ]
     for stage, result in results.items():
         lines += [f"## {result.title}", "", result.reading, "", result.markdown()]
         lines += [f"`python -m {stage.__name__} {_flags(experiments)}`", ""]
-    lines += ["## How it was made", "", f"`python -m experiments.paper.reproduce_paper {_flags(experiments)}`", ""]
+    lines += ["## How to make it again", "", f"`python -m experiments.paper.reproduce_paper {_flags(experiments)}`", ""]
     return "\n".join([*lines, *_machine(), "", *_trainings(experiments)]) + "\n"
 
 
@@ -96,7 +100,7 @@ def _first_line(experiments: Experiments) -> str:
 
 
 def _flags(experiments: Experiments) -> str:
-    """Without folders, which are nobody's business."""
+    """Flags of the command, without this machine's folders."""
     return "--smoke --output DIR" if experiments.settings.smoke else "--data-dir DATA --output DIR"
 
 
@@ -111,7 +115,7 @@ def _machine() -> list[str]:
 
 
 def _trainings(experiments: Experiments) -> list[str]:
-    """What was trained, and how long it took with compilation, by the runs' own manifests."""
+    """What was trained and how long it took, including compilation, from the manifests of the runs."""
     lines = ["| run | network | loss | augmentation | time to train |", "|---|---|---|---|--:|"]
     for name in RUNS:
         path = experiments.workdir(name) / "manifest.json"
@@ -120,7 +124,7 @@ def _trainings(experiments: Experiments) -> list[str]:
         manifest = json.loads(path.read_text())
         train = manifest["config"]["train"]
         seconds = [session.get("wall_seconds") for session in manifest["sessions"]]
-        # A session that was killed has no time of its own.
+        # A session that was killed has no recorded time.
         time = "not known" if None in seconds else str(timedelta(seconds=round(sum(seconds))))
         changes = "all eight" if len(train["augmentation"]) == 8 else ", ".join(train["augmentation"]) or "none"
         lines.append(f"| {name} | {manifest['config']['model']['name']} | {train['loss']} | {changes} | {time} |")

@@ -1,11 +1,10 @@
-"""The networks behind the paper's tables, each trained and scored once, whichever tables name it.
+"""The networks behind the paper's tables. Each is trained and scored once, even if several tables need it.
 
-Not smoke: the paper's recipe, the networks at full width, a data set that `rdunet prepare` made. Smoke: phantoms at
-`SMOKE`'s size, networks with a quarter of the features (an eighth in the bottleneck) and a higher rate.
+Full size: the paper's recipe, networks at full width, a data set that `rdunet prepare` made. With `--smoke`: phantoms
+of the size in `SMOKE`, networks with a quarter of the features (an eighth in the bottleneck), and a higher learning
+rate.
 """
 
-import json
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,32 +13,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
+from experiments.common import script
+from experiments.common.steps import phantom_dataset, train_and_score
 from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
-from rdunet_jax.config import (
-    PAPER_AUGMENTATION,
-    RECIPES,
-    EvaluateOptions,
-    InferenceConfig,
-    ModelConfig,
-    Protocol,
-    TrainConfig,
-)
+from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, Protocol, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.protocols import Summary
-from rdunet_jax.workflows.demo import show_phantoms_written
-from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
-from rdunet_jax.workflows.prepare import prepare_source
-from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
-from rdunet_jax.workflows.train import train_network
 
 T = TypeVar("T")
 PAPER = RECIPES["paper"]
@@ -68,7 +55,7 @@ RUNS: dict[str, tuple[str, TrainConfig]] = {
 
 @dataclass(frozen=True)
 class Smoke:
-    """Sizes that two cores bear: what differs from the paper's besides the width of the networks."""
+    """Sizes for two CPU cores. Networks are narrower too, see `narrow`."""
 
     patients: int = 20
     slices: tuple[int, int] = (20, 24)
@@ -88,13 +75,13 @@ SMOKE = Smoke()
 @dataclass(frozen=True)
 class Settings:
     output: Path
-    """Folder for runs, tables and figures. The same command again goes on with what is not there yet."""
+    """Folder for runs, tables and figures. The same command again makes only what is missing."""
     data_dir: Path | None = None
-    """Folder with a data set that `rdunet prepare` made, for the paper's own sizes."""
+    """Folder with a data set that `rdunet prepare` made, for full-size networks."""
     dataset: str | None = None
-    """Name of the data set, where the folder holds several."""
+    """Name of the data set, if the folder holds several."""
     smoke: bool = False
-    """Phantoms and narrow networks at a small size instead; needs no data."""
+    """Use phantoms and narrow networks at a small size instead; needs no data."""
 
 
 @dataclass
@@ -104,21 +91,15 @@ class Experiments:
     settings: Settings
     console: Console
     failures: dict[str, str] = field(default_factory=dict)
-    """What failed, and how."""
+    """What failed: the error message."""
 
     @cached_property
     def data(self) -> Dataset:
-        """The data set; for a smoke run its phantoms are made if need be."""
+        """The data set; for a smoke run, one of phantoms, made at first use."""
         if self.settings.data_dir is not None:
             return Dataset(self.settings.data_dir, self.settings.dataset)
-        dicom, data_dir = self.settings.output / "phantoms" / "dicom", self.settings.output / "phantoms" / "data"
-        try:
-            return Dataset(data_dir)
-        except InputError:
-            shutil.rmtree(dicom, ignore_errors=True)  # what a killed session had begun
-        show_phantoms_written(dicom, SMOKE.patients, SMOKE.slices, self.console)
-        prepare_source(dicom, data_dir, SMOKE.dataset, self.console, keep_ids=True)
-        return Dataset(data_dir)
+        folder = self.settings.output / "phantoms"
+        return phantom_dataset(folder, SMOKE.dataset, SMOKE.patients, SMOKE.slices, self.console)
 
     def workdir(self, name: str) -> Path:
         return self.settings.output / "runs" / name.lower().replace(" ", "-")
@@ -136,34 +117,20 @@ class Experiments:
         return RunConfig(model, recipe, inference, self.data.intensity, self.data.image_size)
 
     def summaries(self, name: str) -> dict[Protocol, Summary] | None:
-        """A run's scores on the test patients by both protocols; it is trained if need be. None if that fails."""
+        """Scores of a run on the test patients by both protocols, trained first if necessary; None if that fails."""
         if name in self.failures:
             return None
         return self.attempt(name, lambda: self._summaries(name))
 
     def _summaries(self, name: str) -> dict[Protocol, Summary]:
-        workdir, run = self.workdir(name), self.config(name)
-        self._require_same(workdir, run)
-        paths: dict[Protocol, Path] = {p: evaluation_folder(workdir, "test", p) / "summary.json" for p in PROTOCOLS}
-        if not all(path.exists() for path in paths.values()):
-            self.console.rule(name)
-            train_network(self.data, workdir, run.model, run.train, run.inference, self.console)
-            for protocol in PROTOCOLS:
-                evaluate_network(self.data, workdir, self.console, EvaluateOptions(protocol=protocol))
-            jax.clear_caches()  # the next network shares no program with this one
-        return {protocol: json.loads(path.read_text()) for protocol, path in paths.items()}
-
-    def _require_same(self, workdir: Path, run: RunConfig) -> None:
-        """A run that is there must be of these settings and of this data set: nothing else is taken for it."""
-        if not (workdir / "manifest.json").exists():
-            return
-        run.start(workdir)
-        trained_on = json.loads((workdir / "manifest.json").read_text())["dataset"]["dataset_sha256"]
-        if trained_on != self.data.account["dataset_sha256"]:
-            raise RunError(f"{workdir}: holds a run on another data set ({trained_on[:16]}…); use another --output")
+        self.console.rule(name)
+        try:
+            return train_and_score(self.data, self.workdir(name), self.config(name), self.console, PROTOCOLS)
+        finally:
+            jax.clear_caches()  # the next network uses none of these programs
 
     def attempt(self, what: str, work: Callable[[], T]) -> T | None:
-        """The work's result; None if it fails, which is told at once and kept in `failures`."""
+        """The result of `work`; None if it fails: the error is printed and kept in `failures`."""
         try:
             return work()
         except Exception as error:
@@ -176,19 +143,19 @@ class Experiments:
 
 
 def narrow(model: ModelConfig) -> ModelConfig:
-    """A network for a smoke run: all its layers, few features, and statistics that follow a short training."""
+    """A network for a smoke run: all layers, few features, and running statistics that follow a short training."""
     return replace(
         model,
         widths=tuple(width // 4 for width in model.widths),
         fusion_widths=tuple(width // 4 for width in model.fusion_widths),
         recurrent_width=model.recurrent_width // 8,
         norm_momentum=0.9,
-        dropout=0.0,  # so few channels have none to drop
+        dropout=0.0,  # there are too few channels to drop any
     )
 
 
 CONVENTIONS: dict[Protocol, str] = {"paper": "tumour slices", "authors_code": "Keras code"}
-"""How a protocol's Dice is averaged, in a table's words."""
+"""How a protocol averages the Dice, as the tables name it."""
 
 
 def cells_of(summary: Summary | None, protocol: Protocol) -> Cells:
@@ -210,12 +177,12 @@ def table_of_runs(
     measures: tuple[str, ...],
     shared: dict[str, str] | None = None,
 ) -> Table:
-    """A table with two rows a run, one a protocol.
+    """A table with two rows for each run, one for each protocol.
 
     Args:
         published: label of a row, which is the name of a run, to the paper's cells.
         measures: the first of `DICE_AND_SLICES`.
-        shared: the labels that go by another name among the runs.
+        shared: name of the run, for labels that differ from it.
     """
     rows = []
     for label, cells in published.items():
@@ -227,7 +194,7 @@ def table_of_runs(
 
 
 def make_alone(make: Callable[[Experiments], Result]) -> Callable[[Experiments], list[str]]:
-    """What a script of one table or figure does: makes, writes and shows it."""
+    """The `main` of a script for one table or figure: makes, writes and prints it."""
 
     def main(experiments: Experiments) -> list[str]:
         result = make(experiments)
@@ -239,14 +206,20 @@ def make_alone(make: Callable[[Experiments], Result]) -> Callable[[Experiments],
 
 
 def run_script(main: Callable[[Experiments], list[str]], description: str | None) -> None:
-    """Runs a script: status 1 if what `main` makes lacks something, which it returns; status 2 for bad input."""
-    settings = tyro.cli(Settings, description=description)
-    prepare_jax()
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    with mistakes_in_one_line("stopped; the same command again goes on where it was"):
+    """Runs a script of this folder.
+
+    Args:
+        main: makes its results and returns the names of what is missing. Then the status is 1.
+        description: for `--help`.
+    """
+
+    def start(settings: Settings) -> None:
         if settings.smoke == (settings.data_dir is not None):
-            raise InputError("name either --data-dir, with a data set by `rdunet prepare`, or --smoke, for phantoms")
+            raise InputError("give either --data-dir, a data set made by `rdunet prepare`, or --smoke, for phantoms")
+        console = script.make_console()
         missing = main(Experiments(settings, console))
-    if missing:
-        console.print(f"INCOMPLETE, without: {'; '.join(missing)}", style="bold red", markup=False)
-        sys.exit(1)
+        if missing:
+            console.print(f"INCOMPLETE, missing: {'; '.join(missing)}", style="bold red", markup=False)
+            sys.exit(1)
+
+    script.run(start, description)

@@ -1,11 +1,15 @@
-"""Table 2: patients and slices of the data set, a row a split.
+"""Table 2: patients and slices of the data set, one row for each split.
 
     python -m experiments.paper.table2_dataset --output build/paper --data-dir data     # or --smoke
 
-Nothing is trained: the numbers are the data set's own account, counted on the CT's grid. The paper's training patients
-are ours for training and for validation together. With the 300 patients of the VIP Cup expect 260 and 40; slices may
-differ by those whose contours were repaired or rejected. Costs seconds, with --smoke half a minute for the phantoms.
+Nothing is trained: the numbers are from the data set's report, counted on the CT's grid. The paper's training patients
+are our training and validation patients together. With the 300 patients of the VIP Cup expect 260 and 40; the number of
+slices may differ by those whose contours were repaired or rejected. Costs seconds, with --smoke half a minute for the
+phantoms.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.paper.table2_dataset")
 
 from data_pipeline.nsclc_radiomics.report import PAPER_TABLE_2, table_2
 from experiments.paper.numbers import Row, Table

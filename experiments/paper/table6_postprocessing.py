@@ -2,19 +2,22 @@
 
     python -m experiments.paper.table6_postprocessing --output build/paper --data-dir data     # or --smoke
 
-Trains the proposed network if no other table did, and nothing else: each row is another threshold or dilation of the
-same probabilities of the test patients. So did the paper, which thus compared its post-processing on its test patients;
-`rdunet choose-postprocessing` chooses on validation patients. With a rising threshold false positive slices cannot
-rise, nor false negative ones fall; dilation changes Dice and leaves the false positive slices as they are. --smoke
-takes a minute on 2 cores beside the training.
+Trains only the proposed network, unless another table has trained it: each row applies another threshold or dilation to
+the same probabilities of the test patients. The paper did the same, so it compared its post-processing on its test
+patients; `rdunet choose-postprocessing` chooses on validation patients. As the threshold increases, false positive
+slices cannot rise and false negative slices cannot fall; dilation changes the Dice but not the false positive slices.
+--smoke takes a minute on 2 cores in addition to the training.
 
-What the paper's row `none` did is not known. It has fewer false positive slices than the threshold of 0.9 (120, 208)
-and misses more (789, 403), so it must be stricter than that. Read here as no processing at all: a mask takes the
-probabilities as they are, and a voxel is in it where they are full in 8 bits (above 254.5/255), not dilated.
+The paper does not define its row `none`. It has fewer false positive slices than the threshold of 0.9 (120, 208) and
+misses more (789, 403), so it must be stricter. We read it as no processing at all: the probabilities are stored in 8
+bits, and a voxel belongs to the mask where they are at the maximum (above 254.5/255), without dilation.
 
-Two rows a setting, one a way of averaging: see `table3_baselines.py`. The `Keras code` rows dilate by a square, as that
-code does, those over all tumour slices by a disk.
+Each setting has two rows, one for each way of averaging: see `table3_baselines.py`. The `Keras code` rows dilate by a
+square, as that code does, those over all tumour slices by a disk.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.paper.table6_postprocessing")
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -42,14 +45,14 @@ SETTINGS: dict[str, tuple[float, int]] = {
     "0.7, no dilation": (0.7, 1),
     "0.8, no dilation": (0.8, 1),
 }
-"""Row: threshold, diameter of the dilating kernel."""
+"""Label of a row: threshold, diameter of the dilation kernel in pixels."""
 KERNELS: dict[Protocol, Kernel] = {"paper": "disk", "authors_code": "square"}
 
 
 def score_settings(
     patients: Iterable[tuple[PatientExample, Float32[np.ndarray, "depth size size"]]],
 ) -> dict[tuple[str, Protocol], Summary]:
-    """Scores patients' mean probabilities by every setting and protocol."""
+    """Scores the mean probabilities of the patients with every setting and protocol."""
     scores: dict[tuple[str, Protocol], list[ProtocolScores]] = defaultdict(list)
     for example, probabilities in patients:
         for label, (threshold, diameter) in SETTINGS.items():
@@ -73,8 +76,8 @@ def make(experiments: Experiments) -> Table:
         for protocol in PROTOCOLS
     ]
     reading = (
-        "One network, one set of probabilities of the test patients, as in the paper: down to 0.9, FP slices never "
-        "rise and FN slices never fall; without dilation FP slices stay the same and Dice does not."
+        "One network and one set of probabilities of the test patients, as in the paper. From 0.5 to 0.9, FP slices "
+        "never rise and FN slices never fall; without dilation the FP slices stay the same and the Dice changes."
     )
     labels = ("threshold", "Dice over")
     return Table("table6", "Table 6. Post-processing", reading, labels, DICE_AND_SLICES, rows)

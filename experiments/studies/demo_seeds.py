@@ -1,25 +1,27 @@
-"""The demo over several seeds, beside what needs no training: is the phantom task honest, and is it learned?
+"""The demo with several seeds, compared with two baselines that need no training.
 
     python -m experiments.studies.demo_seeds --output build/demo_seeds
 
-Each seed draws its own phantoms, split and weights, and runs the whole road as `rdunet demo` does; a seed that is there
-already is not run again. Beside it stand the same network untrained, and the best HU threshold with the best dilation,
-chosen on the training phantoms. Expect a mean slice-wise Dice over the tumour slices of held-out phantoms above 0.7 for
-every seed, and under 0.2 for both baselines. Costs some 7 minutes a seed on 2 cores.
+Each seed draws its own phantoms, split and initial weights, and runs everything that `rdunet demo` runs; a seed that is
+done is not run again. The baselines show that the phantoms are not trivial and that the network learns: the same
+network untrained, and the best HU threshold with the best dilation, both chosen on the training phantoms. Expect a mean
+slice-wise Dice over the tumour slices of held-out phantoms above 0.7 for every seed, and below 0.2 for both baselines.
+Costs about 7 minutes per seed on 2 cores.
 """
 
-import csv
-import json
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.studies.demo_seeds")
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
-from rich.console import Console
 
-from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
+from experiments.common import script
+from experiments.common.steps import read_summaries
+from experiments.common.tables import write_csv
 from rdunet_jax.inference.postprocessing import dilate
 from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
@@ -27,7 +29,6 @@ from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows.demo import run_demo
 from rdunet_jax.workflows.display import number, print_table
 from rdunet_jax.workflows.prediction import ct_mask, sliding_window
-from rdunet_jax.workflows.start_up import prepare_jax
 
 THRESHOLDS_HU = range(-900, 301, 20)
 DILATIONS = (1, 3, 5, 7)
@@ -36,26 +37,30 @@ DILATIONS = (1, 3, 5, 7)
 @dataclass(frozen=True)
 class Settings:
     output: Path
-    """Folder for a demo a seed and for the table."""
+    """Folder for one demo per seed and for the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One demo each."""
+    """Seeds of the demos."""
 
 
 def untrained_dice(data: Dataset, workdir: Path) -> float | None:
-    """The demo's network with its initial weights, through the same evaluator."""
+    """Mean slice-wise Dice of the demo's network with its initial weights, by the same evaluation."""
     network = load_trained(workdir)
-    run = network.config
-    state = create_state(network.model, run.train, (run.model.patch_depth, run.image_size, run.image_size))
+    config = network.config
+    shape = (config.model.patch_depth, config.image_size, config.image_size)
+    state = create_state(network.model, config.train, shape)
     window = sliding_window(replace(network, variables=state.variables))
     scores = []
     for example in data.patients("test"):
         probabilities = window(state.variables, example.image)
-        scores.append(score_slices(ct_mask(probabilities, example.ct_mask.shape, run.inference), example.ct_mask))
+        scores.append(score_slices(ct_mask(probabilities, example.ct_mask.shape, config.inference), example.ct_mask))
     return summarise(scores)["mean_dice_tumour_slices"]
 
 
 def threshold_dice(data: Dataset) -> float:
-    """The best "above so many HU is tumour", then dilated, on the network's grid: chosen on train, scored on test."""
+    """Mean slice-wise Dice of the best HU threshold and dilation, on the network's grid.
+
+    Chosen on the training patients, scored on the test patients.
+    """
     train, test = (_tumour_slices(data, split) for split in ("train", "test"))
     grid = [(threshold, diameter) for threshold in THRESHOLDS_HU for diameter in DILATIONS]
     best = max(grid, key=lambda choice: _threshold_score(*train, *choice))
@@ -74,24 +79,20 @@ def _threshold_score(images: np.ndarray, masks: np.ndarray, threshold: float, di
 
 
 def main(settings: Settings) -> None:
-    console = Console(width=100)
-    rows = []
+    console, rows = script.make_console(100), []
     for seed in settings.seeds:
         folder = settings.output / f"seed-{seed}"
-        scored = folder / "run" / "evaluation" / "test" / "summary.json"
-        if not scored.exists():
+        if not read_summaries(folder / "run", ("paper",)):
             run_demo(folder, console, seed)
-        trained = json.loads(scored.read_text())["mean_dice_tumour_slices"]
+        trained = read_summaries(folder / "run", ("paper",))["paper"]["mean_dice_tumour_slices"]
         data = Dataset(folder / "data")
         rows.append((str(seed), *map(number, (trained, untrained_dice(data, folder / "run"), threshold_dice(data)))))
     header = ("seed", "trained", "untrained", "best HU threshold")
     print_table(console, "Mean slice-wise Dice, tumour slices of held-out phantoms", header, rows)
     table = settings.output / "demo_seeds.csv"
-    with atomic_path(table) as path, path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    console.print(f"table: {table}")
+    write_csv(table, header, rows)
+    console.print(f"table: {table}", markup=False)
 
 
 if __name__ == "__main__":
-    prepare_jax()
-    main(tyro.cli(Settings, description=__doc__))
+    script.run(main, __doc__)

@@ -1,49 +1,50 @@
-"""Five real patients, each left out in turn: a small network trained on four, the fifth scored by both protocols.
+"""Leave-one-out on five real patients: a small network is trained on four, and the fifth is scored by both protocols.
 
     python -m experiments.studies.real_patients --lung1 NSCLC-Radiomics/LUNG1-001 --output build/real_patients
 
 LUNG1-001 of NSCLC-Radiomics is a whole CT of 134 slices; `1` to `4` are the CTs of `rdunet sample-data`, cropped around
-the tumour. Everything lies in the output folder: a fold's data set, run and scores under the name of the patient it
-leaves out, with `page.html` for either protocol, and the table as `real_patients.csv` and `real_patients.md`. A fold
-that is scored is not run again, one that was stopped goes on; `--folds LUNG1-001` runs one by itself.
+the tumour. The output folder holds the data set, run and scores of each fold under the name of the patient left out,
+with `page.html` for both protocols, and the table as `real_patients.csv` and `real_patients.md`. A fold that is scored
+is not run again, one that was stopped continues; `--folds LUNG1-001` runs one fold.
 
-The setting is fixed beforehand, for of so few patients none can be spared to choose it on, and none is used for it:
+The settings are fixed in advance, because five patients are too few to choose them on:
 
-- absolute Hounsfield units, as the cropped CTs and the whole one have no common extremes for a min-max scaling;
-- 96 x 96 pixels of 5.2 mm and the `tiny` network: 300 steps of it are what 2 cores do in four minutes;
-- the paper's recipe, all eight augmentations, with the rate of `paper_recipe.py` for its few steps;
-- all patches with tumour, so that the slices above and below a tumour are seen too;
+- absolute Hounsfield units, as the cropped CTs and the whole one share no extremes for min-max scaling;
+- 96 x 96 pixels of 5.2 mm and the `tiny` network: 2 cores do 300 steps of it in four minutes;
+- the paper's recipe with all eight augmentations, and the learning rate of `paper_recipe.py` for so few steps;
+- all patches with tumour, so that the slices above and below a tumour are trained on too;
 - no validation: the network after the last step is scored, with the paper's threshold and dilation.
 
-Expect low scores: a mean Dice over tumour slices of some 0.3, from 0 (patient 3, whose small tumour lies at the
-mediastinum) to 0.7, and on LUNG1-001 many false positives in the shoulders and along the spine, which no cropped CT
-shows. Costs some 4 minutes a fold on 2 cores.
+Expect low scores: a mean Dice over tumour slices of about 0.3, from 0 (patient 3, whose small tumour is next to the
+mediastinum) to 0.7, and on LUNG1-001 many false positives in the shoulders and along the spine, which are not in the
+cropped CTs. Costs about 4 minutes per fold on 2 cores.
 """
 
-import csv
-import json
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.studies.real_patients")
+
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import atomic_folder, atomic_path
+from data_pipeline.files import atomic_folder, write_whole
 from data_pipeline.loading import Dataset
 from data_pipeline.sample_data import fetch_sample_data
 from data_pipeline.settings import DatasetSettings
 from data_pipeline.splits import write_split
-from rdunet_jax.config import RECIPES, EvaluateOptions, InferenceConfig, Protocol, TrainConfig
+from experiments.common import script
+from experiments.common.steps import read_summaries, train_and_score
+from experiments.common.tables import markdown, write_csv
+from rdunet_jax.config import RECIPES, InferenceConfig, Protocol, TrainConfig
 from rdunet_jax.networks.models import model_config
+from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.workflows.display import number, print_table
-from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.workflows.prepare import prepare_source
-from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
-from rdunet_jax.workflows.train import train_network
 
 PATIENTS = ("LUNG1-001", "1", "2", "3", "4")
 DATASET = DatasetSettings(intensity="hu_window", image_size=96, selection="any_tumour")
@@ -51,7 +52,7 @@ RECIPE = replace(RECIPES["paper"], learning_rate=3e-3, steps_per_epoch=50, epoch
 INFERENCE = InferenceConfig(window_batch=4)
 
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "authors_code")
-COLUMNS = {
+COLUMNS: dict[str, tuple[Protocol, str]] = {
     "slices": ("paper", "slices"),
     "with tumour": ("paper", "tumour_slices"),
     "paper: Dice": ("paper", "mean_dice_tumour_slices"),
@@ -67,10 +68,10 @@ COLUMNS = {
     "authors_code: MSD, mm": ("authors_code", "mean_surface_distance_mm"),
     "authors_code: HD95, mm": ("authors_code", "mean_hd95_mm"),
 }
-"""Columns of the table: protocol and score."""
+"""Column of the table: protocol and score."""
 NOTE = """
-Dice under `paper`: mean over the tumour slices. An empty cell is a fold that was not run, or a distance that is not
-defined as nothing was predicted; means are over the other cells.
+Dice under `paper`: mean over the tumour slices. An empty cell is a fold that was not run, or a score that is undefined,
+such as a distance where nothing was predicted; means are over the other cells.
 """
 
 
@@ -79,15 +80,15 @@ class Settings:
     lung1: Path
     """Folder with the DICOM files of LUNG1-001, its CT and its RTSTRUCT."""
     output: Path
-    """Folder for a copy of the patients, for the folds, and for the table."""
+    """Folder for a copy of the patients, the folds and the table."""
     folds: tuple[str, ...] = PATIENTS
-    """The patients to leave out."""
+    """Patients to leave out, one for each fold."""
 
 
 def gather(lung1: Path, dicom: Path) -> None:
-    """The five patients in one folder."""
+    """Copies the five patients into one folder."""
     if not lung1.is_dir():
-        raise InputError(f"{lung1}: no such folder; name the one with the DICOM files of LUNG1-001")
+        raise InputError(f"{lung1}: no such folder; give --lung1 the folder with the DICOM files of LUNG1-001")
     if not (dicom / "lung1_001").exists():
         with atomic_folder(dicom / "lung1_001") as folder:
             shutil.copytree(lung1, folder, dirs_exist_ok=True)
@@ -97,7 +98,7 @@ def gather(lung1: Path, dicom: Path) -> None:
 def run_fold(
     dicom: Path, folder: Path, left_out: str, patients: Sequence[str], recipe: TrainConfig, console: Console
 ) -> None:
-    """Trains on all patients but one and scores that one, whatever of it is not done yet."""
+    """Trains on all patients but one and scores that one. What is done already is not done again."""
     if read_scores(folder) is not None:
         return
     split_file = folder / "split.json"
@@ -106,35 +107,30 @@ def run_fold(
         write_split({"train": others, "validation": [], "test": [left_out]}, split_file)
     if not (folder / "data").exists():
         prepare_source(dicom, folder / "data", DATASET, console, keep_ids=True, split_file=split_file)
-    data, workdir = Dataset(folder / "data"), folder / "run"
-    train_network(data, workdir, model_config("tiny"), recipe, INFERENCE, console)
-    for protocol in PROTOCOLS:
-        evaluate_network(data, workdir, console, EvaluateOptions(html=True, protocol=protocol))
+    data = Dataset(folder / "data")
+    config = RunConfig(model_config("tiny"), recipe, INFERENCE, data.intensity, data.image_size)
+    train_and_score(data, folder / "run", config, console, PROTOCOLS, html=True)
 
 
 def read_scores(folder: Path) -> list[float | None] | None:
     """A fold's row of the table; None if it is not scored by both protocols yet."""
-    files = {protocol: evaluation_folder(folder / "run", "test", protocol) / "summary.json" for protocol in PROTOCOLS}
-    if not all(file.exists() for file in files.values()):
+    summaries = read_summaries(folder / "run", PROTOCOLS)
+    if len(summaries) < len(PROTOCOLS):
         return None
-    summaries = {name: json.loads(file.read_text()) for name, file in files.items()}
     return [summaries[protocol][score] for protocol, score in COLUMNS.values()]
 
 
 def write_table(output: Path, patients: Sequence[str]) -> list[tuple[str, ...]]:
-    """The table of all folds as CSV and Markdown; returns its rows, as shown."""
+    """Writes the table of all folds as CSV and Markdown; returns its rows as text."""
     scored = {name: scores for name in patients if (scores := read_scores(output / name)) is not None}
     columns = [[value for value in column if value is not None] for column in zip(*scored.values(), strict=True)]
     means = [float(np.mean(column)) if column else None for column in columns]
     empty = [None] * len(COLUMNS)
     rows = [(name, scored.get(name, empty)) for name in patients] + [(f"mean of {len(scored)}", means or empty)]
     header = ("patient", *COLUMNS)
-    with atomic_path(output / "real_patients.csv") as path, path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *((name, *scores) for name, scores in rows)])
+    write_csv(output / "real_patients.csv", header, [(name, *scores) for name, scores in rows])
     shown = [(name, *map(_cell, scores)) for name, scores in rows]
-    ruler = ("---", *["--:"] * len(COLUMNS))
-    with atomic_path(output / "real_patients.md") as path:
-        path.write_text("".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *shown)) + NOTE)
+    write_whole(output / "real_patients.md", markdown(header, shown) + NOTE)
     return shown
 
 
@@ -155,6 +151,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    prepare_jax()
-    with mistakes_in_one_line("stopped; the same command again goes on where it was"):
-        main(tyro.cli(Settings, description=__doc__))
+    script.run(main, __doc__)

@@ -1,21 +1,24 @@
-"""The library in one page: phantoms to DICOM, a data set, a small network trained on it, one patient segmented.
+"""The library on one page: phantoms as DICOM, a data set, a small network trained on it, one patient segmented.
 
     python -m experiments.tutorials.quickstart --output build/quickstart
 
-Expect a falling loss and a low Dice: 40 steps are a look at the API, not a result. Costs about 2 minutes on 2 cores.
+Expect a falling loss and a low Dice: 40 steps show the API, they do not train a network. Costs about 2 minutes on 2
+cores.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.tutorials.quickstart")
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import tyro
 
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.settings import DatasetSettings
+from experiments.common import script
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
@@ -27,7 +30,7 @@ from rdunet_jax.training.step import create_state
 @dataclass(frozen=True)
 class Settings:
     output: Path
-    """Folder for everything; must not exist yet."""
+    """Folder for all files; must not exist yet."""
     steps: int = 40
     """Training steps."""
 
@@ -58,7 +61,7 @@ def main(settings: Settings) -> None:
         workdir=settings.output / "run",
     )
 
-    # The evaluator slides the network over a whole patient; on the network's grid here, for brevity.
+    # Sliding-window prediction of a whole patient; here on the network's grid, for brevity.
     window = SlidingWindow(network_predictor(model, to_input), batch=4)
     (patient,) = data.patients("test")
     probabilities = window(state.variables, patient.image)
@@ -66,4 +69,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    script.run(main, __doc__)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.bench import Settings, agree, main, present
-from experiments.benchmarks.contestants import Case
+from experiments.benchmarks.case import Case
 from experiments.benchmarks.growth import fit
 from experiments.benchmarks.race import Result
+from experiments.benchmarks.timing import machine, machine_in_words, take_turns
 
 TINY = ("--size", "16", "--widths", "2", "3", "--recurrent-width", "4", "--rounds", "1")
 SMALL = Case("predict", "", size=16, widths=(2, 3), recurrent_width=4, recurrent_layers=2)
@@ -60,19 +62,33 @@ def test_exponent_of_a_power() -> None:
     assert found["peak_mib"] == [1, 1, 1, 1]
 
 
-def test_one_that_was_given_up_is_a_lower_bound() -> None:
+def test_one_that_was_stopped_is_a_lower_bound() -> None:
     assert Result(first_seconds=50, seconds=[3.0], over=10).median == 10
-    assert Result(over=10).median is None  # compilation is no bound of a run
+    assert Result(over=10).median is None  # compilation says nothing about a run
     assert "over 10 s" in Result(over=10).in_words()
 
 
-def test_what_is_not_installed_is_told() -> None:
-    told = []
-    there = present(["ours", "torch"], {}, told.append)
+def test_what_is_not_installed_is_named() -> None:
+    lines = []
+    there = present(["ours", "torch"], {}, lines.append)
     if importlib.util.find_spec("torch") is None:
-        assert there == ["ours"] and told == ["torch is left out: torch is not installed"]
+        assert there == ["ours"] and lines == ["torch is left out: torch is not installed"]
     else:
-        assert there == ["ours", "torch"] and not told
+        assert there == ["ours", "torch"] and not lines
+
+
+def test_programs_take_turns_after_a_round_that_is_not_counted() -> None:
+    calls, waited = [], []
+    programs = {name: (lambda name=name: calls.append(name) or name) for name in ("a", "b")}
+    seconds = take_turns(programs, 2, waited.append)
+    assert calls == waited == ["a", "b"] * 3
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_the_machine_has_an_id_for_tables() -> None:
+    found = machine()
+    assert re.fullmatch(r"[a-z0-9-]+", str(found["id"])) and str(found["cores"]) in str(found["id"])
+    assert str(found["id"]) in machine_in_words()
 
 
 @pytest.mark.slow
@@ -87,6 +103,7 @@ def test_ours_beside_keras(task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for result in record["results"].values():
         assert len(result["seconds"]) == 1 and result["median"] > 0 and result["peak"] > 2**20
     assert record["matmul_gflops"] > 0 and str(tmp_path) not in json.dumps(record)
+    assert record["machine"] == machine() and "jax" in record["results"]["ours"]["versions"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
+from experiments.common import steps
 from experiments.paper import (
     augmentation_ablation,
     figure3_predictions,
@@ -76,8 +77,8 @@ def test_a_second_session_trains_nothing_and_takes_no_other_run(
 ) -> None:
     first = tiny().summaries("2D-LungNet")
     assert first is not None and first["paper"]["patients"] == first["authors_code"]["patients"] == 1
-    monkeypatch.setattr(paper_runs, "train_network", no_training)
-    monkeypatch.setattr(paper_runs, "evaluate_network", no_training)
+    monkeypatch.setattr(steps, "train_network", no_training)
+    monkeypatch.setattr(steps, "evaluate_network", no_training)
     assert tiny().summaries("2D-LungNet") == first
     # the same folder, asked for a run of other settings
     monkeypatch.setattr(paper_runs, "SMOKE", replace(TINY, learning_rate=0.5))
@@ -125,8 +126,8 @@ def test_wrong_arguments_are_one_line(
     with pytest.raises(SystemExit) as stop:
         paper_runs.run_script(lambda experiments: [str(experiments.data)], "")
     assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and "rdunet prepare" in told
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "rdunet prepare" in error
 
 
 def test_the_counts_of_table_6_move_one_way_with_the_threshold() -> None:
@@ -134,8 +135,8 @@ def test_the_counts_of_table_6_move_one_way_with_the_threshold() -> None:
     rng = np.random.default_rng(0)
     truth = np.zeros((30, 64, 64), bool)
     truth[10:22, 28:36, 28:36] = True
-    # Every slice has its own height, so that each threshold loses some. A CT of 64 pixels lies on a canvas of 512, and
-    # so shows the middle 4 of the network's 32.
+    # Every slice has its own height, so that each threshold loses some. A CT of 64 pixels is placed on a canvas of 512,
+    # so it covers the middle 4 of the network's 32 pixels.
     height = np.linspace(0.4, 0.999, 30, dtype=np.float32)[rng.permutation(30)][:, None, None]
     bump = np.zeros((30, 32, 32), np.float32)
     bump[:, 15:17, 15:17] = 1
@@ -182,7 +183,7 @@ def test_the_whole_report_twice(tmp_path: Path, phantoms: Dataset, monkeypatch: 
         session.__dict__["data"] = phantoms
         assert reproduce_paper.main(session) == []
         written.append([(tmp_path / f"{name}.csv").read_bytes() for name in tables])
-        monkeypatch.setattr(paper_runs, "train_network", no_training)
+        monkeypatch.setattr(steps, "train_network", no_training)
     assert written[0] == written[1]
     for name in tables:
         with (tmp_path / f"{name}.csv").open(newline="") as file:

@@ -49,7 +49,7 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
     fold(tmp_path, "PHANTOM-002")
     assert read_scores(folder) == scores
     assert (folder / "run" / "steps.csv").read_text() == steps
-    monkeypatch.setattr(real_patients, "train_network", None)
+    monkeypatch.setattr(steps, "train_network", None)
     fold(tmp_path, "PHANTOM-002")  # scored: it is not run again
 
     write_table(tmp_path, PATIENTS)
@@ -57,7 +57,7 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
         header, first, second, third, mean = csv.reader(file)
     assert header == ["patient", *COLUMNS]
     assert first == ["PHANTOM-001", *[""] * len(COLUMNS)] and third == ["PHANTOM-003", *[""] * len(COLUMNS)]
-    told = ["" if score is None else score for score in scores]
-    assert [float(cell) if cell else "" for cell in second[1:]] == told
-    assert mean[0] == "mean of 1" and [float(cell) if cell else "" for cell in mean[1:]] == told
+    expected = ["" if score is None else score for score in scores]
+    assert [float(cell) if cell else "" for cell in second[1:]] == expected
+    assert mean[0] == "mean of 1" and [float(cell) if cell else "" for cell in mean[1:]] == expected
     assert (tmp_path / "real_patients.md").read_text().count("\n|") == 5

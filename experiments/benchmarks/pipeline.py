@@ -1,17 +1,20 @@
-"""Speed and memory of the data pipeline, beside the libraries that a researcher would otherwise use.
+"""Speed and memory of the data pipeline, compared with other libraries.
 
     python -m venv .rasterisers && .rasterisers/bin/pip install -c constraints.txt '.[rasterisers]'
-    .rasterisers/bin/python -m experiments.benchmarks.data_pipeline rasterise
-    python -m experiments.benchmarks.data_pipeline read
-    python -m experiments.benchmarks.data_pipeline prepare        # 2 GB of disk
-    python -m experiments.benchmarks.data_pipeline index          # 100,000 small files
+    .rasterisers/bin/python -m experiments.benchmarks.pipeline rasterise
+    python -m experiments.benchmarks.pipeline read
+    python -m experiments.benchmarks.pipeline prepare        # 2 GB of disk
+    python -m experiments.benchmarks.pipeline index          # 100,000 small files
 
-`rasterise` has an environment of its own, because rt-utils installs a package `tests` that would hide this project's.
+`rasterise` needs a separate environment, because rt-utils installs a package `tests` that would hide this project's.
 
-Programs that are compared take turns in one run, because the machine's speed drifts; ratios are of medians. Expected on
-2 cores: rasterisation more than 3 times as fast as the faster library, reading within 1.15 of pydicom's bare decoding,
-time and memory of `prepare` level in the number of patients.
+Programs that are compared run in turn, because the speed of a machine drifts; ratios are of medians. Expected on 2
+cores: rasterization more than 3 times as fast as the faster library, reading within 1.15 of the time of pydicom's
+decoding, time per patient and memory of `prepare` independent of the number of patients.
 """
+
+if not __package__:
+    raise SystemExit("error: run this in the checkout as: python -m experiments.benchmarks.pipeline")
 
 import shutil
 import statistics
@@ -25,10 +28,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pydicom
-import tyro
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from rich.console import Console
 from rich.progress import Progress
 
 from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
@@ -37,31 +38,32 @@ from data_pipeline.dicom.volume import read_volume
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.settings import DatasetSettings
+from experiments.benchmarks.timing import machine_in_words, take_turns, versions_in_words
+from experiments.common import script
 
-console = Console(highlight=False)
+console = script.make_console()
 
 
 def medians(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each program; they take turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(rounds + 1):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            program()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    """Median seconds of each program."""
+    return {name: statistics.median(seconds) for name, seconds in take_turns(programs, rounds).items()}
+
+
+def print_machine() -> None:
+    """Prints the machine and the versions that the figures above were measured with."""
+    packages = ("numpy", "pydicom", "rt-utils", "dcmrtstruct2nii", "tensorflow-datasets")
+    console.print(f"{machine_in_words()}, {versions_in_words(*packages)}")
 
 
 def rasterise(rounds: int = 7) -> None:
-    """RTSTRUCT file to mask, the CT being read: ours, rt-utils, dcmrtstruct2nii.
+    """RTSTRUCT file to mask, with the CT read already: ours, rt-utils, dcmrtstruct2nii.
 
     Args:
-        rounds: Measurements of each.
+        rounds: Timed runs of each.
     """
     import SimpleITK
 
-    # dcmrtstruct2nii 5 calls dcmread by the name that it had before pydicom 3.
+    # dcmrtstruct2nii 5 calls dcmread by its name in pydicom 2.
     setattr(pydicom, "read_file", pydicom.dcmread)  # noqa: B010
     convert = import_module("dcmrtstruct2nii.adapters.convert.rtstructcontour2mask").DcmPatientCoords2Mask()
     contours = import_module("dcmrtstruct2nii.adapters.input.contours.rtstructinputadapter").RtStructInputAdapter()
@@ -89,21 +91,22 @@ def rasterise(rounds: int = 7) -> None:
                 (roi,) = [one for one in contours.ingest(str(path)) if one["name"] == "GTV-1"]
                 return SimpleITK.GetArrayFromImage(convert.convert(roi["sequence"], image, 0, 1)) > 0
 
-            # Each by its own rule; that they fill the same shapes is checked before anything is timed.
+            # The fill rules differ a little: check that all fill the same shapes before anything is timed.
             masks = [ours(), np.moveaxis(rt_utils(), -1, 0), dcmrtstruct2nii()]
             sizes = [int(mask.sum()) for mask in masks]
             if max(sizes) > 1.2 * min(sizes):
                 raise AssertionError(f"the programs do not compute the same: {sizes} voxels")
             found = medians({"ours": ours, "rt-utils": rt_utils, "dcmrtstruct2nii": dcmrtstruct2nii}, rounds)
-            told = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in found.items())
+            shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in found.items())
             fastest = min(value for name, value in found.items() if name != "ours")
             console.print(
-                f"{count} contours: {told}; the faster library takes {fastest / found['ours']:.1f} x our time"
+                f"{count} contours: {shown}; the faster library takes {fastest / found['ours']:.1f} x our time"
             )
+    print_machine()
 
 
 def _with_contours(rtstruct: Path, positions: np.ndarray, uids: tuple[str, ...], count: int) -> Path:
-    """A copy of an RTSTRUCT with `count` wavy outlines of 100 points, apart from each other on each slice."""
+    """A copy of an RTSTRUCT with `count` wavy outlines of 100 points that do not overlap."""
     dataset = pydicom.dcmread(rtstruct)
     contours, angles = [], np.linspace(0, 2 * np.pi, 100, endpoint=False)
     for number in range(count):
@@ -126,11 +129,11 @@ def _with_contours(rtstruct: Path, positions: np.ndarray, uids: tuple[str, ...],
 
 
 def read(source: Path | None = None, rounds: int = 5) -> None:
-    """A CT's files to a volume in HU, beside pydicom decoding the same files and doing nothing with them.
+    """Files of a CT to a volume in HU, compared with pydicom decoding the same files.
 
     Args:
         source: Folder with the DICOM files of one CT (default: a phantom of 120 slices).
-        rounds: Measurements of each.
+        rounds: Timed runs of each.
     """
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
@@ -147,13 +150,14 @@ def read(source: Path | None = None, rounds: int = 5) -> None:
             f"{len(patient.files)} slices: ours {found['ours']:.2f} s, pydicom {found['pydicom']:.2f} s, "
             f"ratio {found['ours'] / found['pydicom']:.2f}"
         )
+    print_machine()
 
 
 def prepare(patients: int = 300, image_size: int = 256) -> None:
-    """Time and memory of `rdunet prepare` against the number of patients: short phantoms of 512 x 512 pixels.
+    """Time and memory of `rdunet prepare` for different numbers of patients: phantoms of 8 slices of 512 x 512 pixels.
 
     Args:
-        patients: Patients of the largest run; a sixth and a third of it are run too.
+        patients: Number of patients of the largest run; a sixth and a third of it are run too.
         image_size: Rows and columns of a slice in the data set, in pixels.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -173,10 +177,11 @@ def prepare(patients: int = 300, image_size: int = 256) -> None:
                 f"{number + 1} patients of 8 slices: {seconds:.0f} s, {seconds / (number + 1):.3f} s a patient, "
                 f"peak memory of all processes {peak.bytes / 2**20:.0f} MiB"
             )
+    print_machine()
 
 
 class _PeakMemory:
-    """The largest sum of resident memory of a process and its children, looked at ten times a second."""
+    """Peak sum of the resident memory of a process and its children, sampled ten times per second."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process, self.bytes = process, 0
@@ -203,7 +208,7 @@ class _PeakMemory:
 
 
 def _copy_patient(original: Path, folder: Path, number: int) -> None:
-    """The same patient under other UIDs and another ID."""
+    """Writes a copy of a patient with other UIDs and another Patient ID."""
     folder.mkdir(parents=True)
     for index, path in enumerate(sorted(original.rglob("*.dcm"))):
         dataset = pydicom.dcmread(path)
@@ -216,11 +221,11 @@ def _copy_patient(original: Path, folder: Path, number: int) -> None:
 
 
 def index(files: int = 100_000, workers: int = 2) -> None:
-    """Rate at which headers are read, and read again from the index.
+    """Files per second when headers are read, and when they are read again from the index.
 
     Args:
-        files: CT files, in series of 100.
-        workers: Processes that read.
+        files: Number of CT files, in series of 100.
+        workers: Number of processes that read.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -239,11 +244,10 @@ def index(files: int = 100_000, workers: int = 2) -> None:
             seconds = time.perf_counter() - started
             series = len(found.series)
             console.print(
-                f"{files} files, {series} series, {what}: {seconds:.0f} s, {files / seconds:,.0f} files a second"
+                f"{files} files, {series} series, {what}: {seconds:.0f} s, {files / seconds:,.0f} files per second"
             )
+    print_machine()
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(
-        {"rasterise": rasterise, "read": read, "prepare": prepare, "index": index}, description=__doc__
-    )
+    script.run({"rasterise": rasterise, "read": read, "prepare": prepare, "index": index}, __doc__)

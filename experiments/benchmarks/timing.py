@@ -1,0 +1,72 @@
+"""Timing of programs in turn, and the machine that a figure was measured on."""
+
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def take_turns(
+    programs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    wait: Callable[[object], object] = lambda result: result,
+) -> dict[str, list[float]]:
+    """Seconds of programs in this process: `rounds` runs of each, in turn, because the speed of a machine drifts.
+
+    The first round is not counted: it compiles and fills caches.
+
+    Args:
+        wait: called with each result before the clock stops, such as `jax.block_until_ready`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            wait(program())
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def in_words(seconds: Sequence[float]) -> str:
+    """Median and range of the seconds of several runs."""
+    return f"{statistics.median(seconds):.3f} s ({min(seconds):.3f}..{max(seconds):.3f})"
+
+
+def machine() -> dict[str, str | int]:
+    """The machine of this process: CPU, cores, system, Python, and an `id` made of CPU and cores, for tables."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0] if models else cpu
+    cores = os.cpu_count() or 0
+    name = re.sub(r"[^a-z0-9]+", "-", f"{cpu} {cores} cores".lower()).strip("-")
+    system = f"{platform.system()} {platform.machine()}"
+    return {"id": name, "cpu": cpu, "cores": cores, "system": system, "python": platform.python_version()}
+
+
+def machine_in_words() -> str:
+    """The machine in one line, for the output of a benchmark."""
+    found = machine()
+    return f"machine {found['id']}: {found['cpu']}, {found['cores']} cores, {found['system']}, Python {found['python']}"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def versions_in_words(*packages: str) -> str:
+    """Versions of those packages that are installed, in one line."""
+    return ", ".join(f"{name} {number}" for name, number in versions(*packages).items())
