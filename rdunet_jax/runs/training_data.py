@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdunet_jax.errors import RunError
-from rdunet_jax.runs.checked_json import DamagedError, read_checked, write_checked
+from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
 
 FILE = "training_data.json"
 Use = Literal["trained", "selected"]

@@ -6,13 +6,13 @@ from typing import Self
 
 
 class Stopped(KeyboardInterrupt):
-    """A stop that was asked for, at a moment when everything can be saved."""
+    """The user's stop, at a moment when everything can be saved."""
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `requested`; a second acts at once.
+    """Inside its context the first SIGINT or SIGTERM sets `requested`; a second one acts at once.
 
-    A signal inside a training step would otherwise leave a state whose buffers are donated and gone.
+    A signal inside a training step would otherwise leave a state whose buffers are donated.
     """
 
     def __init__(self) -> None:

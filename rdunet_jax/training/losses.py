@@ -4,15 +4,16 @@
 |-----------|------------------------------------------------------------------------|
 | `bce`     | binary cross-entropy, the paper's choice                               |
 | `dice`    | 1 - soft Dice                                                          |
-| `tversky` | 1 - Tversky index: Dice with false positives and negatives told apart  |
+| `tversky` | 1 - Tversky index: Dice with a weight for FP and another for FN         |
 | `focal`   | cross-entropy with less weight on voxels that are already right        |
 | `iou`     | 1 - soft intersection over union                                       |
 
-All five stand in the paper's Table 5.
+The paper's Table 5 compares all five.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,9 @@ def binary_cross_entropy(logits: Logits, targets: Targets) -> Scalar:
 def tversky(logits: Logits, targets: Targets, alpha: float = 0.5) -> Scalar:
     """One minus the Tversky index TP / (TP + alpha FP + (1 - alpha) FN) of the probabilities.
 
-    Alpha weighs false positives. Where false positives cost more, a trained network has fewer of them and misses more,
-    and that is what the paper's Table 5 shows for a rising alpha: 786 slices falsely positive and 221 falsely negative
-    at 0.1, 243 and 396 at 0.9. An alpha on the false negatives would turn that trend round. At 0.5 this is Dice.
+    Alpha weighs false positives. Where false positives cost more, a trained network has fewer of them and misses more.
+    The paper's Table 5 shows this for a rising alpha: 786 slices falsely positive and 221 falsely negative at 0.1, 243
+    and 396 at 0.9. An alpha on the false negatives would reverse that trend. At 0.5 this is Dice.
     """
     return _overlap_loss(logits, targets, alpha, 1 - alpha)
 
@@ -70,10 +71,25 @@ def focal(logits: Logits, targets: Targets, gamma: float = 2.0, alpha: float = 0
 
 def _overlap_loss(logits: Logits, targets: Targets, false_positives: float, false_negatives: float) -> Scalar:
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    tumour, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - p would cancel where p is near 1
-    wrong = false_positives * (tumour * (1 - targets)).sum() + false_negatives * (rest * targets).sum()
-    # wrong / all and not 1 - right / all, for digits where the loss is small
-    return wrong / ((tumour * targets).sum() + wrong + SMOOTHING)
+    tumor, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - p would cancel where p is near 1
+    wrong = false_positives * (tumor * (1 - targets)).sum() + false_negatives * (rest * targets).sum()
+    return _overlap_error((tumor * targets).sum(), wrong)
+
+
+def _overlap_error(overlap: Any, wrong: Any) -> Any:
+    """One minus a smoothed ratio of overlap; as wrong / all and not 1 - right / all, for digits where it is small."""
+    return wrong / (overlap + wrong + SMOOTHING)
+
+
+def soft_dice(probabilities: Any, targets: Any) -> Any:
+    """Soft Dice (2 TP + 1) / (|X| + |Y| + 1), the metric of the Keras code: one minus the Dice loss.
+
+    Args:
+        probabilities: a NumPy or JAX array of floats.
+        targets: of the same shape, library and dtype, 0 or 1.
+    """
+    overlap = (probabilities * targets).sum()
+    return 1 - _overlap_error(overlap, 0.5 * (probabilities.sum() + targets.sum()) - overlap)
 
 
 LOSSES: dict[str, Loss] = {
@@ -86,10 +102,10 @@ LOSSES: dict[str, Loss] = {
 
 
 def make_loss(formula: str, tversky_alpha: float = 0.5) -> Loss:
-    """The loss that a formula names: a name of `LOSSES`, or names with weights such as `bce+0.5*dice`.
+    """The loss of a formula: a name of `LOSSES`, or names with weights such as `bce+0.5*dice`.
 
     Raises:
-        ValueError: the formula is none.
+        ValueError: it is not such a formula.
     """
     losses = LOSSES | {"tversky": partial(tversky, alpha=tversky_alpha)}
     terms: list[tuple[float, Loss]] = []
@@ -99,7 +115,7 @@ def make_loss(formula: str, tversky_alpha: float = 0.5) -> Loss:
             terms.append((float(weight or 1), losses[name.strip()]))
         except (KeyError, ValueError):
             known = ", ".join(LOSSES)
-            raise ValueError(f"{formula!r} is no loss: it takes {known}, or a sum such as bce+0.5*dice") from None
+            raise ValueError(f"{formula!r} is not a loss: use {known}, or a sum such as bce+0.5*dice") from None
 
     def weighted_sum(logits: Logits, targets: Targets) -> Scalar:
         return sum((weight * loss(logits, targets) for weight, loss in terms), start=jnp.float32(0))

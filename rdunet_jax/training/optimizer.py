@@ -1,28 +1,30 @@
-"""The optimizer (paper, section 3.3): Adam, its decay on a plateau as Keras has it, and what may be switched on."""
+"""The optimizer (paper, section 3.3): Adam, its decay on a plateau as in Keras, and the options of `TrainConfig`."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax import Array
-from jax.typing import ArrayLike
 
 from rdunet_jax.config import TrainConfig
 
 
+def learning_rate(config: TrainConfig, updates: Any) -> Any:
+    """The rate after so many updates (a number or a JAX array), by Keras 2's `decay`; a plateau scales it further."""
+    return config.learning_rate / (1 + config.step_decay * updates)
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
-    """Adam, with the config's clipping, decay by step and accumulation; its update is still to be scaled by the
-    plateau's scale, which changes once an epoch."""
+    """Adam with the config's clipping, decay by step and accumulation.
 
-    def rate(updates: ArrayLike) -> Array:
-        """Keras 2's `decay`, by updates made."""
-        return config.learning_rate / (1 + config.step_decay * jnp.asarray(updates))
+    The plateau's scale, which changes once an epoch, is not part of it: the step multiplies the update by it.
+    """
 
-    adam = optax.chain(
-        scale_by_keras_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.scale_by_learning_rate(rate if config.step_decay else config.learning_rate),
-    )
+    rate = partial(learning_rate, config) if config.step_decay else config.learning_rate
+    adam = optax.chain(scale_by_keras_adam(b1=0.9, b2=0.999, eps=1e-8), optax.scale_by_learning_rate(rate))
     if config.clip_norm is not None:
         adam = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
     if config.accumulate > 1:
@@ -33,10 +35,11 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
 def scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """Adam as Keras has it: epsilon is added to the root of the second moment before that is corrected for its start.
 
-    Optax adds it afterwards, as Kingma and Ba (2015) do in their algorithm 1; Keras' rule stands just before their
-    section 2.1. At the first step Keras' epsilon so weighs 32 times as much, and the gradients of a mean over all
-    voxels of a patch are small enough to show it: over 50 steps from the same weights, Optax's rule left the losses
-    1e-5 away from Keras', in double precision too; this one leaves rounding. The state is that of `scale_by_adam`.
+    Optax adds it afterwards, as Kingma and Ba (2015) do in their algorithm 1; Keras' rule is the one given just before
+    their section 2.1. At the first step Keras' epsilon weighs 32 times as much, and the gradients of a mean over all
+    voxels of a patch are small enough to show it: over 50 steps from the same weights, Optax's rule gave losses that
+    differ from Keras' by 1e-5, in double precision too; with this rule only rounding remains. The state is that of
+    `scale_by_adam`.
     """
     adam = optax.scale_by_adam(b1, b2, eps)
 
@@ -53,10 +56,10 @@ def scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
 
 
 def plateau_decay(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
-    """Halves the learning rate when validation Dice has not risen, as Keras' ReduceLROnPlateau does.
+    """Halves the learning rate when the validation's soft Dice has not risen, as Keras' ReduceLROnPlateau does.
 
-    Optax minimises, and its relative test never fires on negative values: it is fed 1 - Dice, with Keras' absolute
-    min_delta of 1e-4. It is updated once an epoch, outside the chain of the optimizer, where it would count steps.
+    Optax minimizes, and its relative test never fires on negative values: it gets 1 - Dice, with Keras' absolute
+    min_delta of 1e-4. It is updated once an epoch, outside the optimizer's chain, where it would count steps.
     """
     return optax.contrib.reduce_on_plateau(
         factor=config.plateau_factor,
@@ -67,14 +70,11 @@ def plateau_decay(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     )
 
 
-def stops_early(dice: Sequence[float | None], patience: int | None) -> bool:
+def stops_early(dice: Sequence[float], patience: int | None) -> bool:
     """Whether Keras' EarlyStopping (mode `max`, min_delta 0) would have stopped by now.
 
     Args:
-        dice: validation Dice of every epoch until now; None where nothing was validated.
-        patience: epochs to wait for a better one; None waits for ever.
+        dice: validation Dice of the epochs until now that count (`History.counted_dice`).
+        patience: epochs to wait for a better one; None: never stop.
     """
-    scores = [score for score in dice if score is not None]
-    if patience is None or len(scores) < 2:
-        return False
-    return len(scores) - 1 - scores.index(max(scores)) >= patience
+    return patience is not None and len(dice) > 1 and len(dice) - 1 - int(np.argmax(dice)) >= patience

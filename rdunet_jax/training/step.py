@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree, Shaped, UInt32
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.parallel import BATCH_AXIS
 from rdunet_jax.training.augmentation import augment
-from rdunet_jax.training.losses import make_loss
+from rdunet_jax.training.losses import make_loss, soft_dice
 from rdunet_jax.training.optimizer import make_optimizer, plateau_decay
 
 Batch = dict[str, Shaped[Any, "batch depth height width 1"]]
@@ -24,12 +24,12 @@ Normalise = Callable[[Array], Array]
 
 
 class TrainState(train_state.TrainState):
-    """Everything that training changes; a checkpoint holds it whole."""
+    """Everything that training changes; a checkpoint holds all of it."""
 
     batch_stats: PyTree
     plateau: optax.contrib.ReduceLROnPlateauState
     key: UInt32[Array, "words"]
-    """The run's random key, as its words; each step folds its number in, so a resumed run draws the same."""
+    """Words of the run's random key; each step folds its number in, so a resumed run draws the same numbers."""
     average: PyTree
     """Moving average of `params` and `batch_stats`; empty unless `TrainConfig.ema` is set."""
 
@@ -40,13 +40,13 @@ class TrainState(train_state.TrainState):
 
 
 def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, int, int]) -> TrainState:
-    """A fresh state.
+    """A fresh state of the network, the optimizer and the plateau.
 
     Args:
         patch_shape: (depth, height, width).
     """
 
-    @jax.jit  # op by op, initialising a large network takes minutes
+    @jax.jit  # op by op, initializing a large network takes minutes
     def create() -> TrainState:
         variables = model.init(jax.random.key(config.seed), jnp.zeros((1, *patch_shape, 1), jnp.float32))
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -65,16 +65,11 @@ def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, 
     return create()
 
 
-def soft_dice(probabilities: Float[Array, "*shape"], targets: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """Dice of probabilities over a whole batch, with the Keras code's +1 smoothing."""
-    return (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
-
-
 @partial(jax.jit, static_argnames=("config", "normalise", "mesh"), donate_argnames="state")
 def train_step(
     state: TrainState, batch: Batch, config: TrainConfig, normalise: Normalise, mesh: Mesh | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step on one batch; a step whose loss or gradient is not finite changes nothing.
+    """One step on one batch; a step with a loss, gradient or update that is not finite changes nothing.
 
     Args:
         batch: `image`, stored gray values, and `mask`, 0 or 1.
@@ -82,7 +77,8 @@ def train_step(
         mesh: the devices that share the batch; None for one.
 
     Returns:
-        The new state (the old one's buffers are gone), and the step's `loss`, soft `dice` and whether it is `finite`.
+        The new state (the old one's buffers are donated), and the step's `loss`, soft `dice` and whether it is
+        `finite`.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     images = normalise(batch["image"][..., 0])[..., jnp.newaxis]
@@ -113,13 +109,14 @@ def train_step(
         batch_stats=batch_stats,
         average=_moving_average(state, params, batch_stats, config),
     )
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+    # The update too: an infinite rate, or a variance that overflows, would spoil the state that is kept.
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((gradients, params, batch_stats)))
     state = jax.tree.map(partial(jnp.where, finite), after, state)
     return state, {"loss": loss, "dice": soft_dice(jax.nn.sigmoid(logits), masks), "finite": finite}
 
 
 def _augment(key: Array, images: Array, masks: Array, config: TrainConfig, mesh: Mesh | None) -> tuple[Array, Array]:
-    """Each device changes its own patches, with the keys that they have on one device too."""
+    """Each device augments its own patches, with the same keys as on a single device."""
     change = partial(augment, names=config.augmentation, settings=config.augment)
     if mesh is not None:
         part = PartitionSpec(BATCH_AXIS)
@@ -128,7 +125,7 @@ def _augment(key: Array, images: Array, masks: Array, config: TrainConfig, mesh:
 
 
 def _moving_average(state: TrainState, params: PyTree, batch_stats: PyTree, config: TrainConfig) -> PyTree:
-    """Moves once an update: not with the batches in between, whose gradients are only gathered."""
+    """Moves once an update, not with the batches in between, whose gradients are only accumulated."""
     if config.ema is None:
         return state.average
     part = jnp.where((state.step + 1) % config.accumulate == 0, 1 - config.ema, 0).astype(jnp.float32)

@@ -22,6 +22,7 @@ import numpy as np
 from rdunet_jax.config import HostsConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.parallel import initialize, is_first, local
+from rdunet_jax.training.history import Validation
 from rdunet_jax.training.loop import fit
 from rdunet_jax.training.step import create_state
 
@@ -58,8 +59,9 @@ def main(workdir: Path, config: TrainConfig) -> None:
                 memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             time.sleep(float(os.environ.get("PAUSE", 0)))
 
-    def validate(state, on_progress) -> float:
-        return float(sum(np.abs(leaf).mean() for leaf in jax.tree.leaves(jax.device_get(state.params))) % 1)
+    def validate(state, on_progress) -> Validation:
+        dice = float(sum(np.abs(leaf).mean() for leaf in jax.tree.leaves(jax.device_get(state.params))) % 1)
+        return Validation(dice, dice)
 
     state = fit(
         create_state(Small(), config, (8, 8, 8)),
@@ -69,7 +71,7 @@ def main(workdir: Path, config: TrainConfig) -> None:
         steps_per_epoch=int(os.environ.get("EPOCH", 4)),
         validate=validate,
         workdir=workdir,
-        tell=print,
+        log=print,
     )
     if is_first():
         leaves = jax.tree.leaves(jax.device_get(local(state)))

@@ -19,6 +19,7 @@ import pytest
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.history import Validation
 from rdunet_jax.training.interruption import Stopped, StopRequest
 from rdunet_jax.training.loop import fit
 from rdunet_jax.training.optimizer import make_optimizer, plateau_decay, stops_early
@@ -58,14 +59,20 @@ def state_of(config: TrainConfig = CONFIG):
 
 
 def run(workdir: Path, config: TrainConfig = CONFIG, *, feed=batches, validate=None, steps_per_epoch=STEPS_PER_EPOCH):
+    """`validate` gives a soft Dice, or a `Validation`."""
     workdir.mkdir(exist_ok=True)
+
+    def validation(state, on_progress) -> Validation:
+        measured = validate(state, on_progress)
+        return measured if isinstance(measured, Validation) else Validation(measured, measured)
+
     return fit(
         state_of(config),
         config,
         normalise=identity,
         batches=feed,
         steps_per_epoch=steps_per_epoch,
-        validate=validate,
+        validate=validate and validation,
         workdir=workdir,
     )
 
@@ -386,7 +393,7 @@ def test_a_run_compiles_its_step_once_fresh_or_resumed(tmp_path: Path) -> None:
 
     fresh = state_of()
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(0, fresh, dice=0.0)
+    checkpoints.save(0, fresh, soft_dice=0.0)
     restored = checkpoints.restore(0, like=fresh)
     checkpoints.close()
     assert steps(fresh) == 1
@@ -399,4 +406,4 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
     assert rows(tmp_path / "history.csv")[-1]["validation_dice"] == "0.25"
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-    assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text())["dice"] == 0.25
+    assert json.loads((tmp_path / "checkpoints" / "12" / "metrics" / "metrics").read_text())["soft_dice"] == 0.25

@@ -7,8 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from rdunet_jax.training.losses import LOSSES, SMOOTHING, binary_cross_entropy, dice, focal, make_loss, tversky
-from rdunet_jax.training.step import soft_dice
+from rdunet_jax.training.losses import (
+    LOSSES,
+    SMOOTHING,
+    binary_cross_entropy,
+    dice,
+    focal,
+    make_loss,
+    soft_dice,
+    tversky,
+)
 
 # A few roundings of float32 numbers in sums of equal sign.
 ROUNDING = 1e-6

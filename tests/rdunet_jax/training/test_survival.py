@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("small_run.py")
-RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", "augmentation=('keras',)")
+RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", "augmentation=('authors_code',)")
 
 
 def start(workdir: Path, *settings: str, devices: int = 1, **environment: object) -> subprocess.Popen:
@@ -123,7 +123,7 @@ def test_sigterm_saves_and_exits_within_thirty_seconds(whole: Path, tmp_path: Pa
 def test_devices_and_processes_share_a_batch(tmp_path: Path) -> None:
     """One batch of 4 on 1, 2 and 4 devices and in 2 processes: the same losses; float32 sums in another order, and
     20 steps of Adam on them, differ by less than 1e-5."""
-    recipe = ("epochs=5", "batch_size=4", "augmentation=('keras', 'rotation')")
+    recipe = ("epochs=5", "batch_size=4", "augmentation=('authors_code', 'rotation')")
     for devices in (1, 2, 4):
         finish(start(tmp_path / str(devices), *recipe, devices=devices))
     with socket.socket() as free:
