@@ -106,11 +106,11 @@ def _flags(experiments: Experiments) -> str:
 
 def _machine() -> list[str]:
     found = environment()
-    versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in found.packages.items())
     return [
-        f"- {found['system']}, {os.cpu_count()} cores, devices: {', '.join(found['devices'])}",
-        f"- Python {found['python']}, {versions}",
-        f"- code {found['code_revision'] or 'not under version control'}",
+        f"- {found.system}, {os.cpu_count()} cores, devices: {', '.join(found.devices)}",
+        f"- Python {found.python}, {versions}",
+        f"- code {found.code_revision or 'not under version control'}",
     ]
 
 

@@ -87,6 +87,7 @@ def train(
     settings: OmitArgPrefixes[TrainConfig] = RECIPES["paper"],
     inference: OmitArgPrefixes[InferenceConfig] = _INFERENCE,
     hosts: OmitArgPrefixes[HostsConfig] = _HOSTS,
+    other_dataset: bool = False,
 ) -> None:
     """Train a network, or continue a run that was interrupted.
 
@@ -101,6 +102,7 @@ def train(
             network options.
         recipe: Training recipe: the paper's, that of the authors' code, or the paper's without augmentation. Its
             settings are the defaults of the training options.
+        other_dataset: Continue a run that was trained on another data set or split. Both are recorded in the run.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.parallel import initialize
@@ -109,7 +111,7 @@ def train(
     if inference.threshold == "histogram":
         raise InputError("--threshold histogram: training needs a number; `evaluate` takes it on whole patients")
     initialize(hosts)
-    train_network(Dataset(data_dir, dataset), workdir, network, settings, inference, console)
+    train_network(Dataset(data_dir, dataset), workdir, network, settings, inference, console, other_dataset)
 
 
 def evaluate(

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rdunet_jax.errors import RunError
 from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
+from rdunet_jax.errors import RunError
 
 FILE = "training_data.json"
 Use = Literal["trained", "selected"]
@@ -44,7 +44,7 @@ class TrainingData:
     """The data of a run, over all its sessions."""
 
     data_sets: tuple[DataIdentity, ...]
-    """In the order of their first use; more than one only after `train --other-dataset`."""
+    """In the order of their last use; more than one only after `train --other-dataset`."""
     trained_on: tuple[str, ...]
     """Names (pseudonyms) of the patients whose patches were trained on."""
     selected_on: tuple[str, ...]
@@ -100,7 +100,10 @@ class TrainingData:
         return account["dataset_sha256"] not in {one.dataset_sha256 for one in self.data_sets}
 
     def joined_by(self, now: "TrainingData") -> "TrainingData":
-        """The data of a run that goes on with `now`."""
+        """The data of a run that goes on with `now`, whose data set becomes the last."""
+        earlier = tuple(one for one in self.data_sets if one not in now.data_sets)
         return TrainingData(
-            *(tuple(dict.fromkeys(getattr(self, name) + getattr(now, name))) for name in self.__dataclass_fields__)
+            earlier + now.data_sets,
+            tuple(dict.fromkeys(self.trained_on + now.trained_on)),
+            tuple(dict.fromkeys(self.selected_on + now.selected_on)),
         )

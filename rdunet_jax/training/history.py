@@ -22,7 +22,6 @@ from tensorboardX import SummaryWriter
 
 from rdunet_jax.files import write_whole
 
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, PyTree, Shaped, UInt32
+from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.parallel import BATCH_AXIS

@@ -87,12 +87,12 @@ def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None
     Raises:
         RunError: there are checkpoints, and none can be used.
     """
-    for attempt in range(_ATTEMPTS):
-        steps = stored_steps(folder)
-        settled = all(one.is_sound for one in steps) or attempt == _ATTEMPTS - 1
-        if settled:
+    steps = stored_steps(folder)
+    for _ in range(_ATTEMPTS):
+        if all(one.is_sound for one in steps):
             break
         time.sleep(_PAUSE_SECONDS)
+        steps = stored_steps(folder)
     if not steps:
         return None
     candidates = sorted(trusted(steps), key=lambda one: one.preference, reverse=True)

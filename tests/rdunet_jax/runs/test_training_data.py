@@ -32,7 +32,9 @@ def test_a_second_data_set_joins_the_first() -> None:
     assert [one.name for one in both.data_sets] == ["one", "two"]
     # P-3 chose the checkpoint first and was trained on later: what counts is the stronger of the two
     assert both.seen(["P-1", "P-2", "P-3", "P-4"]) == {"P-1": "trained", "P-2": "trained", "P-3": "trained"}
-    assert both.joined_by(TrainingData.of(ACCOUNT, "one")) == both
+    assert both.joined_by(TrainingData.of(OTHER, "two")) == both
+    # the one that is trained on now is the last
+    assert [one.name for one in both.joined_by(TrainingData.of(ACCOUNT, "one")).data_sets] == ["two", "one"]
 
 
 @pytest.mark.parametrize("old, new", [("P-1", "P-9"), ('"trained_on"', '"trained_in"'), ("}", "")])

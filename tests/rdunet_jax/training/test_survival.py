@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("small_run.py")
-RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", "augmentation=('authors_code',)")
+AUGMENTED = "augmentation=('authors_code',)"
+RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", AUGMENTED)
 
 
 def start(workdir: Path, *settings: str, devices: int = 1, **environment: object) -> subprocess.Popen:
