@@ -1,90 +1,136 @@
-"""`rdunet prepare`: a folder of DICOM to a dataset on disk, with a report for people and one for programs."""
+"""`rdunet prepare`: a folder of DICOM to a data set on disk, with a report for people and one for programs."""
 
+import hashlib
+import os
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
+from data_pipeline.account import Account
 from data_pipeline.errors import InputError
+from data_pipeline.files import disk_faults, locked
+from data_pipeline.loading import FOLDER
 from data_pipeline.nsclc_radiomics import Builder
 from data_pipeline.nsclc_radiomics.staging import pipeline_options
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.privacy import in_home
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 
-INDEX = "dicom_index.json"
-"""In the folder of data sets: the headers read so far, under digests."""
+_DEFAULTS = PrepareOptions()
 
 
 def prepare_dataset(
     source: Path,
     data_dir: Path,
     settings: DatasetSettings,
-    *,
-    workers: int | None = None,
-    keep_ids: bool = False,
-    key_file: Path | None = None,
-    split_file: Path | None = None,
-    beam_options: Sequence[str] | None = None,
-    overwrite: bool = False,
+    options: PrepareOptions = _DEFAULTS,
     progress: Progress | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """Builds the dataset named by `settings` under `data_dir`, whole or not at all.
+) -> tuple[Path, Account]:
+    """Builds the data set named by `settings` under `data_dir`, whole or not at all.
+
+    It is built beside its place and moved there at the end, so that with `overwrite` the old one stays until then.
 
     Args:
-        workers, keep_ids, key_file, split_file, beam_options, progress: see the TFDS `Builder`.
+        source: the DICOM files.
+        data_dir: folder of data sets; made if need be.
+        settings: what the data set is made of.
+        options: how it is made.
+        progress: shows bars in it.
 
     Returns:
-        The dataset's folder and its account.
+        The data set's folder and its account.
 
     Raises:
-        InputError: the source has nothing to use, or the dataset is there already and `overwrite` is not set.
+        InputError: the source has nothing to use; the data set exists and `overwrite` is not set; another process makes
+            it at this moment; or the disk is full.
     """
-    if not source.is_dir():
+    if not source.exists():
         raise InputError(f"{source}: no such folder; name the folder that holds the DICOM files")
-    config_dir = data_dir / "nsclc_radiomics" / settings.name
-    if any(config_dir.glob("[0-9]*/dataset_info.json")) and not overwrite:
-        raise InputError(f"{config_dir}: is there already; use another --data-dir, or --overwrite to build it anew")
-    existed = data_dir.exists()
-    _remove_partial(config_dir)
-    if not existed:
-        data_dir.mkdir(parents=True)
-    tfds.disable_progress_bar()
+    folder = data_dir / FOLDER / settings.name
+    final = folder / str(Builder.VERSION)
+    _refuse_existing(final, options)
+    building = data_dir / FOLDER / f".partial-{settings.name}"
+    with _folders(folder), locked(data_dir / FOLDER / f".lock-{settings.name}", folder):
+        _refuse_existing(final, options)  # another process may have made it since
+        _clear(building, final)  # left by a process that was killed
+        try:
+            with disk_faults(folder):
+                building.mkdir()
+                account = _build(source, building, settings, options, progress)
+                if final.exists():
+                    os.replace(final, building / "old")
+                os.replace(building / FOLDER / settings.name / final.name, final)
+        finally:
+            _clear(building, final)
+    return final, account
+
+
+def index_file(source: Path) -> Path | None:
+    """Where the headers of a source are remembered: in the user's cache folder, away from data sets that are passed on.
+
+    None where there is no such folder, or it cannot be written: an index only saves time.
+    """
+    cache = in_home(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    if cache is None:
+        return None
+    folder = cache / "rdunet" / "dicom"
     try:
-        with tempfile.TemporaryDirectory() as downloads:  # nothing is downloaded; TFDS wants the folder
-            builder = Builder(
-                settings=settings,
-                data_dir=str(data_dir),
-                file_format="array_record",
-                workers=workers,
-                keep_ids=keep_ids,
-                key_file=key_file,
-                index=data_dir / INDEX,
-                split_file=split_file,
-                beam_options=beam_options,
-                progress=progress,
-            )
-            builder.download_and_prepare(
-                download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=str(source),
-                    download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
-                    if overwrite
-                    else tfds.GenerateMode.REUSE_DATASET_IF_EXISTS,
-                    beam_options=None if beam_options is None else pipeline_options(beam_options),
-                ),
-            )
-    except BaseException:
-        _remove_partial(config_dir)
-        if not existed:  # leave nothing behind that was not there before
-            shutil.rmtree(data_dir, ignore_errors=True)
-        raise
-    return Path(builder.data_dir), dict(builder.info.metadata or {})
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    name = hashlib.blake2b(os.fsencode(source.resolve()), digest_size=12).hexdigest()
+    return folder / f"{name}.json" if os.access(folder, os.W_OK) else None
 
 
-def _remove_partial(config_dir: Path) -> None:
-    """What TFDS had begun, in this run or in one that was killed."""
-    for partial in config_dir.glob("incomplete.*"):
-        shutil.rmtree(partial, ignore_errors=True)
+def _build(
+    source: Path, building: Path, settings: DatasetSettings, options: PrepareOptions, progress: Progress | None
+) -> Account:
+    tfds.disable_progress_bar()
+    builder = Builder(
+        source=source,
+        settings=settings,
+        options=options,
+        index=index_file(source),
+        progress=progress,
+        data_dir=str(building),
+        file_format="array_record",
+    )
+    beam_options = None if options.beam is None else pipeline_options([f"--{option}" for option in options.beam])
+    builder.download_and_prepare(
+        download_dir=building / "downloads",  # nothing is downloaded; TFDS wants the folder
+        download_config=tfds.download.DownloadConfig(beam_options=beam_options),
+    )
+    assert builder.account is not None  # set before the examples are written
+    return builder.account
+
+
+def _refuse_existing(final: Path, options: PrepareOptions) -> None:
+    if final.exists() and not options.overwrite:
+        raise InputError(f"{final.parent}: exists already; name another --data-dir, or add --overwrite to replace it")
+
+
+def _clear(building: Path, final: Path) -> None:
+    """Removes what is unfinished; an old data set that was moved aside for a new one that never came moves back."""
+    old = building / "old"
+    if old.exists() and not final.exists():
+        os.replace(old, final)
+    shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _folders(path: Path) -> Iterator[None]:
+    """Makes a folder with its parents; those it made are removed at the end if they are empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}); name another --data-dir") from error
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import atomic_path
+from data_pipeline.files import write_whole
 from data_pipeline.settings import SPLITS, TEST_SHARE, VALIDATION_SHARE
 
 Split = dict[str, list[str]]
@@ -75,8 +75,7 @@ def split_sha256(split: Mapping[str, list[str]]) -> str:
 
 def write_split(split: Split, path: Path) -> None:
     """Freezes a split in a JSON file with its hash."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(split | {"sha256": split_sha256(split)}, indent=1) + "\n")
+    write_whole(path, json.dumps(split | {"sha256": split_sha256(split)}, indent=1) + "\n")
 
 
 def read_split(path: Path, patients: Iterable[str]) -> Split:
@@ -86,16 +85,16 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
         InputError: not a split file, changed since it was written, or a patient is not in it.
     """
     try:
-        frozen: dict[str, Any] = json.loads(path.read_text())
+        frozen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         split: Split = {part: [str(name) for name in frozen[part]] for part in SPLITS}
-        told = str(frozen["sha256"])
+        frozen_sha256 = str(frozen["sha256"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a split file ({type(error).__name__}); `rdunet prepare` writes one") from error
-    if told != split_sha256(split):
+    if frozen_sha256 != split_sha256(split):
         raise InputError(f"{path}: changed since it was frozen (its sha256 does not fit); restore it or draw another")
     listed = [name for part in SPLITS for name in split[part]]
     if len(listed) != len(set(listed)):
-        raise InputError(f"{path}: a patient stands in two parts; restore it or draw another")
+        raise InputError(f"{path}: a patient is in two parts; restore it or draw another")
     names = set(patients)
     missing = sorted(names - set(listed))
     if missing:

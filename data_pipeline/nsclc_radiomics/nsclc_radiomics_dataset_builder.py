@@ -8,6 +8,7 @@ refuses empty splits.
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,21 +19,22 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
-from data_pipeline.dicom.discovery import CTSeries, discover
+from data_pipeline.account import Account, PatientEntry, Rejected
+from data_pipeline.dicom.discovery import CTSeries, Rejection, discover
 from data_pipeline.errors import InputError
-from data_pipeline.nsclc_radiomics.report import write_report
+from data_pipeline.nsclc_radiomics.report import rejections, write_report
 from data_pipeline.nsclc_radiomics.staging import (
     Example,
+    Fault,
     Job,
     patches,
     stage_in_beam,
     stage_in_processes,
     whole_patient,
-    without_path,
 )
 from data_pipeline.preprocessing.intensity import stored_dtype
-from data_pipeline.privacy import load_key, pseudonym
-from data_pipeline.settings import INTENSITIES, DatasetSettings
+from data_pipeline.privacy import load_key, one_line, pseudonym, safe_names
+from data_pipeline.settings import INTENSITIES, DatasetSettings, PrepareOptions
 from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_parts, write_split
 
 DESCRIPTION = """
@@ -55,17 +57,17 @@ class NsclcRadiomicsConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builds from `manual_dir`, the folder of DICOM files.
+    """Builds from a folder of DICOM files.
 
     Args:
+        source: the folder (default: TFDS' `manual_dir`).
         settings: where given, they name the config and also say how patients are split and which ROI is the tumour.
-        workers: processes that read headers and patients (default: one a core).
-        keep_ids: patients keep their Patient IDs instead of getting keyed pseudonyms.
-        key_file: the pseudonyms' key (default: `privacy.DEFAULT_KEY_FILE`).
+        options: workers, identities, frozen split, Beam.
         index: file that remembers the DICOM headers for the next run.
-        split_file: a frozen split; drawn and written there if there is no such file.
-        beam_options: of an Apache Beam pipeline that reads and writes the patients; None for processes of this machine.
         progress: shows bars in it.
+
+    Attributes:
+        account: what the data set says about itself; None until its patients are read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -80,27 +82,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
+        source: Path | None = None,
         settings: DatasetSettings | None = None,
-        workers: int | None = None,
-        keep_ids: bool = False,
-        key_file: Path | None = None,
+        options: PrepareOptions | None = None,
         index: Path | None = None,
-        split_file: Path | None = None,
-        beam_options: Sequence[str] | None = None,
         progress: Progress | None = None,
         **kwargs: Any,
     ):
-        self._workers = workers or os.cpu_count() or 1
-        self._keep_ids = keep_ids
-        self._key_file = key_file
+        self._source = source
+        self._options = options or PrepareOptions()
         self._index = index
-        self._split_file = split_file
-        self._beam_options = beam_options
         self._progress = progress
+        self.account: Account | None = None
         if settings is not None:  # TFDS takes another object under a name it knows for a mistake
             kwargs["config"] = self.builder_configs.get(settings.name, NsclcRadiomicsConfig.of(settings))
         super().__init__(**kwargs)
         self._settings = settings or self._config.settings
+
+    @property
+    def _workers(self) -> int:
+        return self._options.workers or os.cpu_count() or 1
 
     @property
     def _config(self) -> NsclcRadiomicsConfig:
@@ -110,7 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self._config.settings
         plane = (settings.image_size, settings.image_size)
-        return self.dataset_info_from_configs(
+        info = self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
                     "patient": tfds.features.Text(doc="pseudonym, or the Patient ID where identities are kept"),
@@ -134,69 +135,63 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,  # patients stay in the order of their names; the loader shuffles patches
         )
+        # It would ask Google's bucket for statistics of this data set, and leave an empty folder in TMPDIR.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._download_and_prepare(*args, **kwargs)
             # Still in the folder that TFDS renames when all is done: a finished data set has its report.
-            write_report(dict(self.info.metadata or {}), Path(self.data_dir))
+            assert self.account is not None  # set by _split_generators
+            write_report(self.account, Path(self.data_dir))
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
 
     @property
     def _staging(self) -> Path:
-        """Where patients' arrays lie between reading and writing: in the folder that TFDS renames when all is done."""
+        """For patients' arrays between reading and writing: in the folder that TFDS renames when all is done."""
         return Path(self.data_dir) / ".staging"
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        settings = self._settings
-        source = Path(dl_manager.manual_dir)
+        source = self._source or Path(dl_manager.manual_dir)
         found = discover(source, index=self._index, workers=self._workers, progress=self._progress)
         self._staging.mkdir()
         jobs = self._jobs(found.series)
-        patients, rejected = self._read(jobs)
-        rejected += [{"patient": None, "reason": one.reason} for one in found.rejected]
-        if not patients:
-            reasons = [str(r.get("error", r["reason"])) for r in rejected]
-            raise InputError(
-                reasons[0]
-                if len(reasons) == 1
-                else f"{source}: none of {len(reasons)} patients can be used: {reasons[0]}"
-            )
-        for entry in rejected:
-            entry.pop("error", None)
-        taken = [job for job in jobs if job.name in patients]
+        entries, rejected = self._read(jobs, source)
+        rejected += [self._rejected_file(one, source) for one in found.rejected]
+        taken = [job for job in jobs if job.name in entries]
+        if not taken:
+            raise InputError(self._none_usable(source, len(jobs), rejected))
         split, left_out = self._split(jobs, taken)
         write_split(split, Path(self.data_dir) / "split.json")
-        rejected += [
-            {"patient": job.name, "reason": "not one of the VIP Cup's 300 patients, whose split is used"}
-            for job in taken
-            if job.person in left_out
-        ]
+        reason = "not one of the VIP Cup's 300 patients, whose split is used"
+        rejected += [Rejected(job.name, reason) for job in taken if job.person in left_out]
         parts = {part: [job for job in taken if job.person in names] for part, names in split.items()}
-        patients = {job.name: patients[job.name] for jobs_of in parts.values() for job in jobs_of}
-        metadata = self.info.metadata
-        assert metadata is not None  # given in _info
-        metadata.update(
-            settings=vars(settings),
+        kept = {job.name: entries[job.name] for jobs_of in parts.values() for job in jobs_of}
+        self.account = Account(
+            settings=self._settings,
             splits={part: [job.name for job in jobs_of] for part, jobs_of in parts.items()},
             split_sha256=split_sha256(split),
-            patients=dict(sorted(patients.items())),
+            patients=dict(sorted(kept.items())),
             rejected=rejected,
             ignored=found.ignored,
-            identities_kept=self._keep_ids,
-            dataset_sha256=_dataset_sha256(parts, patients),
+            identities_kept=self._options.keep_ids,
+            dataset_sha256=_dataset_sha256(parts, kept),
         )
+        metadata = self.info.metadata
+        assert metadata is not None  # given in _info
+        metadata.update(self.account.to_json())
         generators = {}
         for part, jobs_of in parts.items():
-            if any(patients[job.name]["patches"] for job in jobs_of):
+            if any(kept[job.name].patches for job in jobs_of):
                 generators[part] = self._examples(patches, jobs_of)
             if jobs_of:
                 generators[f"{part}_patients"] = self._examples(whole_patient, jobs_of)
         return generators
 
     def _log_download_bytes(self) -> None:
-        """Nothing is downloaded, and `rdunet prepare` says itself where the data set lies."""
+        """Nothing is downloaded, and `rdunet prepare` prints the folder."""
 
     def _log_download_done(self) -> None:
         """As above."""
@@ -205,55 +200,78 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("_split_generators hands out the generators itself")
 
     def _jobs(self, series: Sequence[CTSeries]) -> list[Job]:
-        """A job a CT, in the order of names; a person with several CTs keeps them apart."""
-        key = b"" if self._keep_ids else load_key(self._key_file)
-        persons = [one.patient_id if self._keep_ids else pseudonym(one.patient_id, key) for one in series]
+        """A job for each CT, in the order of names; a person with several CTs keeps them apart."""
+        if self._options.keep_ids:
+            names = safe_names(one.patient_id for one in series)  # they name files later
+        else:
+            key = load_key(self._options.key)
+            names = {one.patient_id: pseudonym(one.patient_id, key) for one in series}
+        seen: Counter[str] = Counter()
         named = []
-        for place, (person, ct) in enumerate(zip(persons, series, strict=True)):
-            twins = persons[:place].count(person)
-            named.append((f"{person}.ct{twins + 1}" if twins else person, person, ct))
+        for one in series:
+            person = names[one.patient_id]
+            seen[person] += 1
+            named.append((person if seen[person] == 1 else f"{person}.ct{seen[person]}", person, one))
         if len({name for name, *_ in named}) < len(named):
-            raise InputError("a Patient ID ends like our names of a person's further CTs (.ct2); leave --keep-ids out")
+            raise InputError("a Patient ID ends like our names of a person's further CTs (.ct2); omit --keep-ids")
         named.sort(key=lambda one: one[0])
         return [Job(number, *one) for number, one in enumerate(named)]
 
-    def _read(self, jobs: Sequence[Job]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-        """Reads every CT once into the staging folder; returns (records by name, rejections)."""
-        if self._beam_options is not None:
-            results = stage_in_beam(jobs, self._settings, self._staging, self._beam_options)
+    def _read(self, jobs: Sequence[Job], source: Path) -> tuple[dict[str, PatientEntry], list[Rejected]]:
+        """Reads every CT once into the staging folder; returns (entries by name, rejections)."""
+        if self._options.beam is not None:
+            beam_options = [f"--{option}" for option in self._options.beam]
+            results = stage_in_beam(jobs, self._settings, self._staging, beam_options)
         else:
             results = stage_in_processes(jobs, self._settings, self._staging, self._workers, self._progress)
-        told = list(zip(jobs, results, strict=True))
-        rejected = [
-            {"patient": job.name, "reason": without_path(error), "error": error}
-            for job, (record, error) in told
-            if record is None
-        ]
-        return {job.name: record for job, (record, _) in told if record is not None}, rejected
+        entries, rejected = {}, []
+        for job, result in zip(jobs, results, strict=True):
+            if result.entry is not None:
+                entries[job.name] = result.entry
+            if result.fault is not None:
+                rejected.append(self._rejected(job.name, result.fault, source))
+        return entries, rejected
+
+    def _rejected_file(self, rejection: Rejection, source: Path) -> Rejected:
+        return self._rejected(None, Fault(rejection.reason, str(rejection.what)), source)
+
+    def _rejected(self, name: str | None, fault: Fault, source: Path) -> Rejected:
+        """Without names of files and text from them, unless identities are kept."""
+        if not self._options.keep_ids:
+            return Rejected(name, fault.reason)
+        file = None if fault.path is None else one_line(os.path.relpath(fault.path, source))
+        return Rejected(name, fault.reason, file, one_line(fault.quoted))
+
+    def _none_usable(self, source: Path, count: int, rejected: Sequence[Rejected]) -> str:
+        lines = rejections(rejected)
+        more = f" (and {len(lines) - 1} other reasons)" if len(lines) > 1 else ""
+        hint = "" if self._options.keep_ids else "; --keep-ids shows names of files and ROIs"
+        return f"{source}: none of its {count} CT series can be used: {lines[0][0]}{more}{hint}"
 
     def _split(self, jobs: Sequence[Job], taken: Sequence[Job]) -> tuple[Split, set[str]]:
         """The split by person, and who stays out of it: all beyond the VIP Cup's 300 where those are all there."""
         settings, persons = self._settings, {job.person for job in taken}
-        if self._split_file is not None and self._split_file.exists():
-            return read_split(self._split_file, persons), set()
+        frozen = self._options.split_file
+        if frozen is not None and frozen.exists():
+            return read_split(frozen, persons), set()
         cup = vip_cup_parts({job.series.patient_id: job.person for job in jobs})
         trains, tests = cup or (persons, None)
         inside = persons & (trains | (tests or set()))
         split = split_patients(inside, settings.seed, settings.test_share, settings.validation_share, tests)
-        if self._split_file is not None:
-            write_split(split, self._split_file)
+        if frozen is not None:
+            write_split(split, frozen)
         return split, persons - inside
 
     def _examples(self, make: Callable[[Job, Path], Iterator[Example]], jobs: Sequence[Job]) -> Any:
         """What TFDS takes for a split: an iterator, or a Beam transform."""
-        if self._beam_options is None:
+        if self._options.beam is None:
             return chain.from_iterable(make(job, self._staging) for job in jobs)
         import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         return beam.Create(list(jobs)) | beam.Reshuffle() | beam.FlatMap(make, self._staging)
 
 
-def _dataset_sha256(parts: dict[str, list[Job]], patients: dict[str, dict[str, Any]]) -> str:
+def _dataset_sha256(parts: dict[str, list[Job]], entries: dict[str, PatientEntry]) -> str:
     """One hash of all examples and of how they are split."""
-    lines = [f"{part} {job.name} {patients[job.name]['examples_sha256']}\n" for part in parts for job in parts[part]]
+    lines = [f"{part} {job.name} {entries[job.name].examples_sha256}\n" for part in parts for job in parts[part]]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -6,23 +6,23 @@ Beam pipeline on many (which then need to share that folder).
 
 import hashlib
 import json
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 
+from data_pipeline.account import PatientEntry, from_json
 from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.errors import InputError
+from data_pipeline.files import disk_faults
 from data_pipeline.preprocessing.patches import PATCH_DEPTH, patch_starts
-from data_pipeline.preprocessing.patient import prepare_patient
+from data_pipeline.preprocessing.patient import PreparedPatient, prepare_patient
+from data_pipeline.processes import worker_pool
 from data_pipeline.settings import DatasetSettings
 
 Example = tuple[int, dict[str, Any]]
@@ -37,9 +37,10 @@ class Job:
     """One CT to read.
 
     Attributes:
-        number: its place in the order of names; it names its files, which are therefore safe whatever the name is.
+        number: its place in the order of names; its staged file is named after it.
         name: pseudonym, or Patient ID where identities are kept; `.ct2` behind a person's second CT.
         person: the same without the ending: the split is by person.
+        series: its files.
     """
 
     number: int
@@ -51,16 +52,48 @@ class Job:
         return staging / f"{self.number:05d}.npz"
 
 
-Result = tuple[dict[str, Any] | None, str]
-"""(record, ""), or (None, why the patient cannot be used)."""
+@dataclass(frozen=True)
+class Fault:
+    """Why a CT cannot be used: the fields of an `InputError`. `path` and `quoted` may identify the patient."""
+
+    reason: str
+    path: str | None = None
+    quoted: str = ""
 
 
-def stage(job: Job, settings: DatasetSettings, staging: Path) -> Result:
-    """Reads one patient and leaves the arrays in the folder; the record tells of them, with their digest."""
+@dataclass(frozen=True)
+class Staged:
+    """What became of a job: either its entry or its fault."""
+
+    entry: PatientEntry | None
+    fault: Fault | None = None
+
+
+def stage(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
+    """Reads one patient and stores its arrays in the folder; the entry holds their digest.
+
+    Raises:
+        InputError: the arrays cannot be stored.
+    """
     try:
         prepared = prepare_patient(job.series, settings)
     except InputError as error:
-        return None, str(error)
+        return Staged(None, _fault(error, job.series))
+    except Exception as error:  # one patient must not end the others; the message may quote the file
+        return Staged(None, Fault(f"cannot be read ({type(error).__name__}); its files may be damaged"))
+    return Staged(_store(prepared, job.staged(staging), settings))
+
+
+def _fault(error: InputError, series: CTSeries) -> Fault:
+    reason, path = error.reason, error.path
+    # A message made without the field begins with a path that we know.
+    for known in {one for file in (*series.files, *series.rtstructs) for one in (file, file.parent)}:
+        if reason.startswith(f"{known}: "):
+            reason, path = reason.removeprefix(f"{known}: "), known
+    return Fault(reason, None if path is None else str(path), error.quoted)
+
+
+def _store(prepared: PreparedPatient, path: Path, settings: DatasetSettings) -> PatientEntry:
     arrays = {
         "image": prepared.image,
         "mask": prepared.mask.astype(np.uint8),
@@ -68,37 +101,57 @@ def stage(job: Job, settings: DatasetSettings, staging: Path) -> Result:
         "spacing_mm": np.asarray(prepared.spacing_mm, np.float32),
         "starts": patch_starts(np.asarray(prepared.mask.any(axis=(1, 2))), settings.selection),
     }
-    np.savez(job.staged(staging), **arrays)
-    return asdict(prepared.record) | {"patches": len(arrays["starts"]), "examples_sha256": _digest(arrays)}, ""
+    with disk_faults(path.parent):
+        np.savez(path, **arrays)
+    record = {field.name: getattr(prepared.record, field.name) for field in fields(prepared.record)}
+    return PatientEntry(**record, patches=len(arrays["starts"]), examples_sha256=_digest(arrays))
 
 
 def stage_in_processes(
-    jobs: Sequence[Job],
-    settings: DatasetSettings,
-    staging: Path,
-    workers: int,
-    progress: Progress | None = None,
-) -> list[Result]:
-    """`stage` of every job, in processes of this machine; shows a bar in `progress`."""
-    run = partial(stage, settings=settings, staging=staging)
-    workers = min(workers, len(jobs))
+    jobs: Sequence[Job], settings: DatasetSettings, staging: Path, workers: int, progress: Progress | None = None
+) -> list[Staged]:
+    """`stage` of every job, in processes of this machine; shows a bar in `progress`.
+
+    Where a process is ended from outside (most often for lack of memory), the jobs that are left go on in a process
+    each, so that the one that ends it again is known.
+    """
     task = progress.add_task("reading patients", total=len(jobs)) if progress else None
-    results = []
-    with ExitStack() as stack:
-        found: Iterable[Result] = map(run, jobs)
-        if workers > 1:  # spawn: a fork of a process in which JAX's threads run may hang
-            context = multiprocessing.get_context("spawn")
-            found = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context)).map(run, jobs)
-        for result in found:
-            results.append(result)
-            if progress and task is not None:
-                progress.advance(task)
-    return results
+    staged: list[Staged] = []
+
+    def keep(one: Staged) -> None:
+        staged.append(one)
+        if progress and task is not None:
+            progress.advance(task)
+
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            keep(stage(job, settings, staging))
+        return staged
+    pool = worker_pool(workers)
+    try:
+        futures: list[Future[Staged]] = [pool.submit(stage, job, settings, staging) for job in jobs]
+        for future in futures:
+            keep(future.result())
+    except BrokenProcessPool:
+        for job in jobs[len(staged) :]:
+            keep(_stage_alone(job, settings, staging))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return staged
+
+
+def _stage_alone(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
+    with worker_pool(1) as pool:
+        try:
+            return pool.submit(stage, job, settings, staging).result()
+        except BrokenProcessPool:
+            return Staged(None, Fault("its reading ended the process, most often for lack of memory"))
 
 
 def stage_in_beam(
     jobs: Sequence[Job], settings: DatasetSettings, staging: Path, options: Sequence[str]
-) -> list[Result]:
+) -> list[Staged]:
     """`stage` of every job by an Apache Beam pipeline with these options (such as `--runner=FlinkRunner`)."""
     import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
@@ -107,9 +160,9 @@ def stage_in_beam(
             pipeline
             | beam.Create(list(jobs))
             | beam.Reshuffle()  # else one worker would read them all
-            | beam.Map(_stage_and_tell, settings, staging)
+            | beam.Map(_stage_to_file, settings, staging)
         )
-    return [tuple(json.loads(_told(job, staging).read_text())) for job in jobs]
+    return [from_json(Staged, json.loads(_result_file(job, staging).read_text(encoding="utf-8"))) for job in jobs]
 
 
 def pipeline_options(options: Sequence[str]) -> Any:
@@ -125,11 +178,12 @@ def pipeline_options(options: Sequence[str]) -> Any:
     return PipelineOptions(list(options))
 
 
-def _stage_and_tell(job: Job, settings: DatasetSettings, staging: Path) -> None:
-    _told(job, staging).write_text(json.dumps(stage(job, settings, staging)))
+def _stage_to_file(job: Job, settings: DatasetSettings, staging: Path) -> None:
+    result = asdict(stage(job, settings, staging))
+    _result_file(job, staging).write_text(json.dumps(result), encoding="utf-8")  # escaped to ASCII
 
 
-def _told(job: Job, staging: Path) -> Path:
+def _result_file(job: Job, staging: Path) -> Path:
     return job.staged(staging).with_suffix(".json")
 
 
@@ -157,12 +211,6 @@ def patches(job: Job, staging: Path) -> Iterator[Example]:
                 "spacing_mm": spacing_mm,
             },
         )
-
-
-def without_path(message: str) -> str:
-    """The message without the path it starts with, whose folders are often named after the patient."""
-    path, colon, reason = message.partition(": ")
-    return reason if colon and os.sep in path else message
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -37,7 +37,7 @@ from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from experiments.benchmarks.timing import machine_in_words, take_turns, versions_in_words
 from experiments.common import script
 
@@ -170,7 +170,9 @@ def prepare(patients: int = 300, image_size: int = 256) -> None:
                 continue
             started, process = time.perf_counter(), psutil.Process()
             with _PeakMemory(process) as peak:
-                prepare_dataset(source, folder / "data", DatasetSettings(image_size=image_size), keep_ids=True)
+                prepare_dataset(
+                    source, folder / "data", DatasetSettings(image_size=image_size), PrepareOptions(keep_ids=True)
+                )
             seconds = time.perf_counter() - started
             shutil.rmtree(folder / "data")
             console.print(

@@ -9,7 +9,7 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_folder
 from data_pipeline.loading import Dataset
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.config import EvaluateOptions, Protocol
 from rdunet_jax.errors import RunError
 from rdunet_jax.runs.workdir import RunConfig
@@ -36,7 +36,7 @@ def phantom_dataset(
     if not dicom.exists():
         with atomic_folder(dicom) as unfinished:
             show_phantoms_written(unfinished, count, slices, console)
-    prepare_source(dicom, data_dir, settings, console, keep_ids=True)
+    prepare_source(dicom, data_dir, settings, console, PrepareOptions(keep_ids=True))
     return Dataset(data_dir)
 
 
@@ -98,5 +98,5 @@ def require_same(data: Dataset, workdir: Path, run: RunConfig) -> None:
     if changed:
         raise RunError(f"{workdir}: holds a run with other settings ({', '.join(changed)}); use another --output")
     trained_on = json.loads((workdir / "manifest.json").read_text())["dataset"]["dataset_sha256"]
-    if trained_on != data.account["dataset_sha256"]:
+    if trained_on != data.dataset_sha256:
         raise RunError(f"{workdir}: holds a run on another data set ({trained_on[:16]}…); use another --output")

@@ -89,8 +89,7 @@ def report(experiments: Experiments, results: dict[ModuleType, Result], missing:
 
 
 def _first_line(experiments: Experiments) -> str:
-    account = experiments.data.account
-    which = f"data set SHA-256 {account['dataset_sha256']}, split SHA-256 {account['split_sha256']}"
+    which = f"data set SHA-256 {experiments.data.dataset_sha256}, split SHA-256 {experiments.data.split_sha256}"
     if not experiments.settings.smoke:
         return f"Numbers of the {which}."
     return (

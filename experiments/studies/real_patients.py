@@ -35,7 +35,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_folder, write_whole
 from data_pipeline.loading import Dataset
 from data_pipeline.sample_data import fetch_sample_data
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from data_pipeline.splits import write_split
 from experiments.common import script
 from experiments.common.steps import read_summaries, train_and_score
@@ -106,7 +106,8 @@ def run_fold(
         others = [name for name in patients if name != left_out]
         write_split({"train": others, "validation": [], "test": [left_out]}, split_file)
     if not (folder / "data").exists():
-        prepare_source(dicom, folder / "data", DATASET, console, keep_ids=True, split_file=split_file)
+        options = PrepareOptions(keep_ids=True, split_file=split_file)
+        prepare_source(dicom, folder / "data", DATASET, console, options)
     data = Dataset(folder / "data")
     config = RunConfig(model_config("tiny"), recipe, INFERENCE, data.intensity, data.image_size)
     train_and_score(data, folder / "run", config, console, PROTOCOLS, html=True)

@@ -17,7 +17,7 @@ from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
 from data_pipeline.prepare import prepare_dataset
 from data_pipeline.preprocessing.intensity import normalise
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from experiments.common import script
 from rdunet_jax.config import TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
@@ -43,7 +43,7 @@ def main(settings: Settings) -> None:
         settings.output / "dicom",
         settings.output / "data",
         DatasetSettings(intensity="hu_window", image_size=size),
-        keep_ids=True,
+        PrepareOptions(keep_ids=True),
     )
     data = Dataset(settings.output / "data")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from data_pipeline.errors import InputError
-from data_pipeline.settings import DatasetSettings, Intensity
+from data_pipeline.settings import DatasetSettings, Intensity, PrepareOptions
 from rdunet_jax import __version__
 from rdunet_jax.config import (
     RECIPES,
@@ -31,7 +31,7 @@ from rdunet_jax.config import (
 from rdunet_jax.networks.named import KERAS, model_config
 from rdunet_jax.workflows.start_up import mistakes_in_one_line, parse, prepare_jax
 
-_SETTINGS, _INFERENCE, _HOSTS = DatasetSettings(), InferenceConfig(), HostsConfig()
+_SETTINGS, _OPTIONS, _INFERENCE, _HOSTS = DatasetSettings(), PrepareOptions(), InferenceConfig(), HostsConfig()
 _OVERRIDES, _EVALUATE = PostprocessingOverrides(), EvaluateOptions()
 # In a log file rich would take 80 columns, too few for the tables.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
@@ -41,40 +41,17 @@ def prepare(
     source: Positional[Path],
     data_dir: Path,
     settings: OmitArgPrefixes[DatasetSettings] = _SETTINGS,
-    workers: int | None = None,
-    keep_ids: bool = False,
-    key: Path | None = None,
-    split_file: Path | None = None,
-    beam: tuple[str, ...] | None = None,
-    overwrite: bool = False,
+    options: OmitArgPrefixes[PrepareOptions] = _OPTIONS,
 ) -> None:
     """Make a data set of patches and whole patients from DICOM folders.
 
     Args:
         source: Folder with the DICOM files of CTs and RTSTRUCTs, in folders of any layout.
         data_dir: Folder for the data set; one folder may hold several.
-        workers: Processes that read headers and patients (default: one a core).
-        keep_ids: Keep the Patient IDs, for public data; otherwise patients get keyed pseudonyms.
-        key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
-        split_file: Frozen split of the patients; drawn and written there if there is no such file.
-        beam: Read and write by Apache Beam with these options of its pipeline, such as runner=FlinkRunner (needs the
-            extra `beam`; all workers must see the source and the data set's folder).
-        overwrite: Build a data set anew that is there already.
     """
     from rdunet_jax.workflows.prepare import prepare_source
 
-    prepare_source(
-        source,
-        data_dir,
-        settings,
-        console,
-        workers=workers,
-        keep_ids=keep_ids,
-        key=key,
-        split_file=split_file,
-        beam_options=None if beam is None else tuple(f"--{option}" for option in beam),
-        overwrite=overwrite,
-    )
+    prepare_source(source, data_dir, settings, console, options)
 
 
 def train(

@@ -9,7 +9,7 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.config import EvaluateOptions, InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.progress import progress_bar
@@ -43,7 +43,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     _headline(console, f"1. {PATIENTS} phantom patients as DICOM: {dicom}")
     folders = show_phantoms_written(dicom, PATIENTS, SLICES, console, seed)
     _headline(console, "2. rdunet prepare")
-    prepare_source(dicom, data_dir, replace(DATASET, seed=seed), console, keep_ids=True)
+    prepare_source(dicom, data_dir, replace(DATASET, seed=seed), console, PrepareOptions(keep_ids=True))
     data = Dataset(data_dir)
 
     _headline(console, "3. rdunet train")
@@ -53,7 +53,7 @@ def run_demo(output: Path, console: Console, seed: int = 0) -> dict[str, float |
     summary = evaluate_network(data, workdir, console, EvaluateOptions(html=True))
 
     _headline(console, "5. rdunet segment, on the first of them")
-    name = data.account["splits"]["test"][0]
+    name = data.patient_names("test")[0]
     folder = next(folder for folder in folders if folder.name == name)
     segment_source(folder, workdir, output / "segmentation", console, html=True)
     console.print(f"\nthe whole road took {time.perf_counter() - started:.0f} s")

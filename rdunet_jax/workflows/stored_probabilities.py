@@ -50,7 +50,7 @@ class StoredProbabilities:
     """
 
     def __init__(self, data: Dataset, workdir: Path, split: str, network: TrainedNetwork):
-        digest = hashlib.sha256(json.dumps([asdict(network.config), data.account["dataset_sha256"]]).encode())
+        digest = hashlib.sha256(json.dumps([asdict(network.config), data.dataset_sha256]).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(network.variables):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -87,7 +87,7 @@ def _train(data: Dataset, workdir: Path, run: RunConfig, other_dataset: bool, co
 
 def data_of_run(data: Dataset, recipe: TrainConfig) -> TrainingData:
     """The data that a run with this recipe uses, by names and hashes."""
-    return TrainingData.of(data.account, data.folder.parent.name, validates=recipe.validation != "none")
+    return TrainingData.of(data.account.to_json(), data.name, validates=recipe.validation != "none")
 
 
 def _print_plan(data: Dataset, run: RunConfig, steps_per_epoch: int, held_out: str, console: Console) -> None:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from data_pipeline.prepare import prepare_dataset
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 
 
 def main(source: Path, folder: Path, count: int) -> None:
@@ -49,7 +49,7 @@ def begin(source: Path, data_dir: Path) -> int:
     if not child:
         status = 1
         try:
-            prepare_dataset(source, data_dir, DatasetSettings(image_size=32), keep_ids=True, workers=1)
+            prepare_dataset(source, data_dir, DatasetSettings(image_size=32), PrepareOptions(keep_ids=True, workers=1))
             status = 0
         finally:
             sys.stdout.flush()

@@ -18,38 +18,41 @@ from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.nsclc_radiomics.report import table_2
-from data_pipeline.prepare import prepare_dataset
+from data_pipeline.prepare import index_file, prepare_dataset
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid
 from data_pipeline.preprocessing.patches import patch_starts
 from data_pipeline.preprocessing.patient import prepare_image
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 SETTINGS = DatasetSettings(image_size=32)
+ONE = PrepareOptions(workers=1)
+KEEP = PrepareOptions(workers=1, keep_ids=True)
 TISSUE = np.full((9, 12, 10), 1100, np.uint16)
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the pseudonyms' key is drawn there
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory):
     data_dir = tmp_path_factory.mktemp("prepared")
-    folder, account = prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1)
+    folder, account = prepare_dataset(DUMMY, data_dir, SETTINGS, KEEP)
     return data_dir, folder, account
 
 
 @pytest.mark.parametrize("intensity", ["slice_minmax", "hu_window"])
 def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
     settings = DatasetSettings(intensity=intensity, image_size=32)
-    prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
+    prepare_dataset(DUMMY, tmp_path, settings, KEEP)
     data = Dataset(tmp_path)
     assert (data.intensity, data.image_size) == (intensity, 32)
     found = {patient.patient_id: patient for patient in discover(DUMMY).series}
-    for split, (name,) in data.account["splits"].items():
+    for split, (name,) in data.account.splits.items():
         (example,) = data.patients(split)
         volume = read_volume(found[name])
         mask, _ = mask_from_contours(read_contours(found[name].rtstructs[0]), volume.geometry)
@@ -68,22 +71,23 @@ def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
 def test_the_account_counts_slices_and_contours(prepared) -> None:
     _, folder, account = prepared
     counts = table_2(account)
-    records = account["patients"]
+    records = account.patients
     assert sum(row["patients"] for row in counts.values()) == len(records) == 3
     assert sum(row["tumour_slices"] + row["other_slices"] for row in counts.values()) == 30
     for record in records.values():
-        contours = record["contours"]
+        contours = record.contours
         # pixels of 14 mm: some end of a tumour slips between the pixel centres, and is accounted for
-        assert contours["used"] + len(contours["rejected"]) == contours["total"]
-        assert contours["used"] >= record["tumour_slices"] > 0
+        assert contours.used + len(contours.rejected) == contours.total
+        assert contours.used >= record.tumour_slices > 0
     report = json.loads((folder / "report.json").read_text())
-    assert report["patients"] == json.loads(json.dumps(records))
+    assert report["patients"] == json.loads(json.dumps(account.to_json()["patients"]))
+    assert Dataset(folder.parents[2]).account == account
     assert "26951" in (folder / "report.md").read_text()  # the paper's count, to compare with
 
 
 def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> None:
     settings = DatasetSettings(image_size=32, selection="all", test_share=0, validation_share=0)
-    prepare_dataset(DUMMY, tmp_path, settings, keep_ids=True, workers=1)
+    prepare_dataset(DUMMY, tmp_path, settings, KEEP)
     data = Dataset(tmp_path)
     assert data.patch_count("train") == 9  # 3 patients of 10 slices
 
@@ -103,8 +107,8 @@ def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> No
 
 
 def test_patients_are_under_pseudonyms_unless_asked_otherwise(tmp_path: Path) -> None:
-    _, account = prepare_dataset(DUMMY, tmp_path, SETTINGS, workers=1)
-    assert all(name.startswith("P-") for name in account["patients"])
+    _, account = prepare_dataset(DUMMY, tmp_path, SETTINGS, ONE)
+    assert all(name.startswith("P-") for name in account.patients)
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "home" not in path.parts)
     assert b"PHANTOM" not in written
 
@@ -114,11 +118,11 @@ def test_one_broken_patient_is_reported_and_the_others_are_prepared(tmp_path: Pa
     ct = next(patient for patient in discover(source).series if patient.patient_id == "PHANTOM-002")
     for path in ct.files:
         path.write_bytes(path.read_bytes()[:-600])  # the pixels' end is missing
-    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, keep_ids=True, workers=1)
-    assert list(account["patients"]) == ["PHANTOM-001", "PHANTOM-003"]
-    (rejection,) = account["rejected"]
-    assert rejection["patient"] == "PHANTOM-002"
-    assert str(tmp_path) not in rejection["reason"]
+    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, KEEP)
+    assert list(account.patients) == ["PHANTOM-001", "PHANTOM-003"]
+    (rejection,) = account.rejected
+    assert rejection.patient == "PHANTOM-002"
+    assert str(tmp_path) not in rejection.reason
 
 
 def test_a_mask_outside_the_body_is_rejected(tmp_path: Path) -> None:
@@ -128,9 +132,9 @@ def test_a_mask_outside_the_body_is_rejected(tmp_path: Path) -> None:
         dataset = pydicom.dcmread(path)
         dataset.PixelData = np.full((dataset.Rows, dataset.Columns), 24, np.uint16).tobytes()
         dataset.save_as(path)
-    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, keep_ids=True, workers=1)
-    assert list(account["patients"]) == ["PHANTOM-001", "PHANTOM-002"]
-    assert "is air" in account["rejected"][0]["reason"]
+    _, account = prepare_dataset(source, tmp_path / "data", SETTINGS, KEEP)
+    assert list(account.patients) == ["PHANTOM-001", "PHANTOM-002"]
+    assert "is air" in account.rejected[0].reason
 
 
 def rename_roi(source: Path) -> None:
@@ -161,7 +165,7 @@ def test_input_that_cannot_be_used_leaves_nothing_behind(spoil, message: str, tm
     source = shutil.copytree(DUMMY, tmp_path / "source")
     spoil(source)
     with pytest.raises(InputError, match=message) as error:
-        prepare_dataset(source, tmp_path / "data", SETTINGS, workers=1)
+        prepare_dataset(source, tmp_path / "data", SETTINGS, ONE)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
 
@@ -170,9 +174,9 @@ def test_a_data_set_is_not_overwritten_by_accident(prepared, tmp_path: Path) -> 
     data_dir, folder, _ = prepared
     before = (folder / "report.json").read_bytes()
     with pytest.raises(InputError, match="--overwrite"):
-        prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1)
+        prepare_dataset(DUMMY, data_dir, SETTINGS, KEEP)
     assert (folder / "report.json").read_bytes() == before
-    prepare_dataset(DUMMY, data_dir, SETTINGS, keep_ids=True, workers=1, overwrite=True)
+    prepare_dataset(DUMMY, data_dir, SETTINGS, PrepareOptions(keep_ids=True, workers=1, overwrite=True))
     assert (folder / "report.json").read_bytes() == before
 
 
@@ -186,17 +190,17 @@ def test_loading_names_what_there_is(prepared, tmp_path: Path) -> None:
 
 
 def test_real_patients(real_patients: Path, tmp_path: Path) -> None:
-    _, account = prepare_dataset(real_patients, tmp_path, DatasetSettings(), keep_ids=True)
-    by_slices = {record["slices"]: record for record in account["patients"].values()}
+    _, account = prepare_dataset(real_patients, tmp_path, DatasetSettings(), PrepareOptions(keep_ids=True))
+    by_slices = {record.slices: record for record in account.patients.values()}
     # volumes of the polygons as the data's own notes state them; 0.5%: pixel centres against exact areas
     for slices, tumour, volume_mm3 in ((134, 21, 156_346), (60, 26, 358_661)):
         record = by_slices[slices]
-        contours = record["contours"]
-        assert (record["tumour_slices"], contours["used"], contours["total"]) == (tumour, tumour, tumour)
-        assert contours["mask_volume_mm3"] == pytest.approx(volume_mm3, rel=0.005)
-        assert contours["polygon_volume_mm3"] == pytest.approx(volume_mm3, rel=1e-4)
-        shift = np.subtract(contours["mask_centroid_mm"], contours["polygon_centroid_mm"])
-        assert np.abs(shift).max() < 0.5 * min(record["spacing_mm"])
+        contours = record.contours
+        assert (record.tumour_slices, contours.used, contours.total) == (tumour, tumour, tumour)
+        assert contours.mask_volume_mm3 == pytest.approx(volume_mm3, rel=0.005)
+        assert contours.polygon_volume_mm3 == pytest.approx(volume_mm3, rel=1e-4)
+        shift = np.subtract(contours.mask_centroid_mm, contours.polygon_centroid_mm)
+        assert np.abs(shift).max() < 0.5 * min(record.spacing_mm)
 
 
 def examples(data_dir: Path) -> list[tuple]:
@@ -211,8 +215,8 @@ def examples(data_dir: Path) -> list[tuple]:
 
 def test_one_or_two_workers_make_the_same_data_set(prepared, tmp_path: Path) -> None:
     data_dir, _, account = prepared
-    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, workers=2)
-    assert other["dataset_sha256"] == account["dataset_sha256"]
+    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, PrepareOptions(keep_ids=True, workers=2))
+    assert other.dataset_sha256 == account.dataset_sha256
     assert examples(tmp_path) == examples(data_dir)
     assert other == account
 
@@ -222,34 +226,28 @@ def test_one_or_two_workers_make_the_same_data_set(prepared, tmp_path: Path) -> 
 def test_beam_makes_the_same_data_set(prepared, tmp_path: Path) -> None:
     pytest.importorskip("apache_beam")
     data_dir, _, account = prepared
-    options = ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
-    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, beam_options=options)
-    assert json.dumps(other) == json.dumps(account)  # as the reports have them
+    options = ("runner=DirectRunner", "direct_num_workers=2", "direct_running_mode=multi_processing")
+    _, other = prepare_dataset(DUMMY, tmp_path, SETTINGS, PrepareOptions(keep_ids=True, beam=options))
+    assert other == account
     assert examples(tmp_path) == examples(data_dir)
 
 
 def test_another_size_makes_another_hash(prepared, tmp_path: Path) -> None:
     _, _, account = prepared
-    _, other = prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), keep_ids=True, workers=1)
-    assert other["dataset_sha256"] != account["dataset_sha256"]
-    assert other["split_sha256"] == account["split_sha256"]
+    _, other = prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), KEEP)
+    assert other.dataset_sha256 != account.dataset_sha256
+    assert other.split_sha256 == account.split_sha256
 
 
 def test_a_split_file_freezes_the_split(prepared, tmp_path: Path) -> None:
     _, folder, account = prepared
     other_seed = replace(SETTINGS, seed=1)
-    _, drawn = prepare_dataset(
-        DUMMY, tmp_path / "a", other_seed, keep_ids=True, workers=1, split_file=tmp_path / "split.json"
-    )
-    assert drawn["splits"] != account["splits"]
-    _, again = prepare_dataset(
-        DUMMY, tmp_path / "b", SETTINGS, keep_ids=True, workers=1, split_file=tmp_path / "split.json"
-    )
-    assert again["splits"] == drawn["splits"]
-    _, same = prepare_dataset(
-        DUMMY, tmp_path / "c", other_seed, keep_ids=True, workers=1, split_file=folder / "split.json"
-    )
-    assert same["splits"] == account["splits"]
+    _, drawn = prepare_dataset(DUMMY, tmp_path / "a", other_seed, replace(KEEP, split_file=tmp_path / "split.json"))
+    assert drawn.splits != account.splits
+    _, again = prepare_dataset(DUMMY, tmp_path / "b", SETTINGS, replace(KEEP, split_file=tmp_path / "split.json"))
+    assert again.splits == drawn.splits
+    _, same = prepare_dataset(DUMMY, tmp_path / "c", other_seed, replace(KEEP, split_file=folder / "split.json"))
+    assert same.splits == account.splits
 
 
 def test_all_cts_of_a_person_are_in_one_part(tmp_path: Path) -> None:
@@ -257,9 +255,9 @@ def test_all_cts_of_a_person_are_in_one_part(tmp_path: Path) -> None:
         series = write_series(tmp_path / "in" / f"{number}", patient=number // 2, series=number, stored=TISSUE)
         square = contour(series.points(4, [(3, 3), (3, 8), (8, 8), (8, 3)]))
         write_rtstruct(tmp_path / "in" / f"{number}" / "rs", {"GTV-1": [square]}, series)
-    _, account = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS, keep_ids=True, workers=1)
-    assert len(account["patients"]) == 12 and "PATIENT-3.ct2" in account["patients"]
-    parts = [{name.removesuffix(".ct2") for name in names} for names in account["splits"].values()]
+    _, account = prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS, KEEP)
+    assert len(account.patients) == 12 and "PATIENT-3.ct2" in account.patients
+    parts = [{name.removesuffix(".ct2") for name in names} for names in account.splits.values()]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 6
 
 
@@ -272,18 +270,23 @@ def test_several_rois_are_merged_on_demand(tmp_path: Path) -> None:
     write_rtstruct(tmp_path / "in" / "rs", squares, series)
     voxels = []
     for roi in (SETTINGS.roi, r"gtv-\d"):
-        _, account = prepare_dataset(tmp_path / "in", tmp_path / roi[-2:], replace(SETTINGS, roi=roi), workers=1)
-        (record,) = account["patients"].values()
-        voxels.append(record["contours"]["mask_voxels"])
+        _, account = prepare_dataset(tmp_path / "in", tmp_path / roi[-2:], replace(SETTINGS, roi=roi), ONE)
+        (record,) = account.patients.values()
+        voxels.append(record.contours.mask_voxels)
     assert voxels[1] == 2 * voxels[0]
 
 
-def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_dataset(DUMMY, tmp_path, SETTINGS, keep_ids=True, workers=1)
-    index = json.loads((tmp_path / "dicom_index.json").read_text())
+def test_headers_are_read_once_and_remembered_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index holds digests beside their key, so it must not travel with a data set."""
+    prepare_dataset(DUMMY, tmp_path / "data", SETTINGS, KEEP)
+    index = index_file(DUMMY)
+    assert index is not None and index.is_relative_to(tmp_path / "home") and len(list(index.parent.iterdir())) == 1
+    assert index.parent.stat().st_mode & 0o777 == 0o700
+    content = index.read_bytes()
+    assert not [path for path in (tmp_path / "data").rglob("*") if "index" in path.name]
     monkeypatch.setattr("data_pipeline.dicom.headers._read_header", None)
-    prepare_dataset(DUMMY, tmp_path, replace(SETTINGS, image_size=16), keep_ids=True, workers=1)
-    assert json.loads((tmp_path / "dicom_index.json").read_text()) == index
+    prepare_dataset(DUMMY, tmp_path / "data", replace(SETTINGS, image_size=16), KEEP)
+    assert index.read_bytes() == content
 
 
 def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:

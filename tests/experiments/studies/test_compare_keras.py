@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from experiments.studies.compare_keras import distance, largest_difference, score_both, train_both, write_curves
 from rdunet_jax.config import RECIPES, InferenceConfig
 from rdunet_jax.networks.models import model_config
@@ -28,7 +28,7 @@ def test_both_learn_the_same(tmp_path: Path) -> None:
     settings = DatasetSettings(
         intensity="hu_window", image_size=16, selection="any_tumour", test_share=0.34, validation_share=0
     )
-    prepare_source(DUMMY, tmp_path / "data", settings, QUIET, workers=1, keep_ids=True)
+    prepare_source(DUMMY, tmp_path / "data", settings, QUIET, PrepareOptions(workers=1, keep_ids=True))
     data = Dataset(tmp_path / "data")
     network = model_config("keras", dropout=0.0, widths=(2, 3), recurrent_width=4, recurrent_layers=1)
     recipe = replace(RECIPES["plain"], epochs=1, steps_per_epoch=50, validation="none")

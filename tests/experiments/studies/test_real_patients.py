@@ -27,7 +27,7 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
     fold(tmp_path, "PHANTOM-002")
     folder = tmp_path / "PHANTOM-002"
     data = Dataset(folder / "data")
-    assert data.account["splits"] == {
+    assert data.account.splits == {
         "train": ["PHANTOM-001", "PHANTOM-003"],
         "validation": [],
         "test": ["PHANTOM-002"],

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset
 from data_pipeline.phantom.phantom import write_phantoms
+from data_pipeline.settings import PrepareOptions
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.scoring.slices import score_slices, summarise
@@ -36,7 +37,9 @@ def mean_dice(network: TrainedNetwork, data: Dataset) -> float:
 def test_bfloat16_scores_as_float32(tmp_path: Path) -> None:
     # The demo with fewer patients and steps.
     write_phantoms(tmp_path / "dicom", count=10, slices=(20, 22))
-    prepare_source(tmp_path / "dicom", tmp_path / "data", replace(DATASET, test_share=2 / 5), QUIET, keep_ids=True)
+    prepare_source(
+        tmp_path / "dicom", tmp_path / "data", replace(DATASET, test_share=2 / 5), QUIET, PrepareOptions(keep_ids=True)
+    )
     data = Dataset(tmp_path / "data")
     recipe = replace(RECIPE, epochs=1, steps_per_epoch=200, validation="none")
     train_network(data, tmp_path / "run", model_config("tiny"), recipe, INFERENCE, QUIET)

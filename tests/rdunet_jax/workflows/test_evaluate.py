@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.config import EvaluateOptions, InferenceConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import Predictor, SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     settings = DatasetSettings(intensity="hu_window", image_size=SIZE, test_share=0.67, validation_share=0)
-    prepare_source(DUMMY, folder, settings, QUIET, workers=1, keep_ids=True)
+    prepare_source(DUMMY, folder, settings, QUIET, PrepareOptions(workers=1, keep_ids=True))
     return Dataset(folder)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.workdir import RunConfig, load_trained
@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = DatasetSettings(
         intensity="hu_window", image_size=16, selection="any_tumour", test_share=0.67, validation_share=0
     )
-    prepare_source(DUMMY, folder, settings, QUIET, workers=1, keep_ids=True)
+    prepare_source(DUMMY, folder, settings, QUIET, PrepareOptions(workers=1, keep_ids=True))
     assert Dataset(folder).patient_count("test") == 2
     return folder
 
