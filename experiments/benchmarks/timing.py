@@ -38,22 +38,33 @@ def in_words(seconds: Sequence[float]) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """The machine of this process: CPU, cores, system, Python, and an `id` made of CPU and cores, for tables."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0] if models else cpu
-    cores = os.cpu_count() or 0
-    name = re.sub(r"[^a-z0-9]+", "-", f"{cpu} {cores} cores".lower()).strip("-")
-    system = f"{platform.system()} {platform.machine()}"
-    return {"id": name, "cpu": cpu, "cores": cores, "system": system, "python": platform.python_version()}
+    """The machine of this process: CPU, its widest vectors, cores, system, Python, and an `id` for tables.
+
+    The vectors belong to the id because virtual machines hide the model of the CPU, and TensorFlow chooses its
+    convolutions by them.
+    """
+    info = Path("/proc/cpuinfo")  # Linux only
+    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    cpu, cores = fields.get("model name", platform.processor()), os.cpu_count() or 0
+    flags = fields.get("flags", "").split()
+    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
+    words = f"{cpu} {vectors.replace('-', '')} {cores} cores"
+    return {
+        "id": re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-"),
+        "cpu": cpu,
+        "vectors": vectors,
+        "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def machine_in_words() -> str:
     """The machine in one line, for the output of a benchmark."""
     found = machine()
-    return f"machine {found['id']}: {found['cpu']}, {found['cores']} cores, {found['system']}, Python {found['python']}"
+    cpu = " ".join(filter(None, (str(found["cpu"]), str(found["vectors"]))))
+    return f"machine {found['id']}: {cpu}, {found['cores']} cores, {found['system']}, Python {found['python']}"
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -80,17 +81,23 @@ def test_a_mistake_is_one_line(name: str, arguments: list[str], said: str, tmp_p
 
 @pytest.mark.slow
 def test_scripts_run_from_a_checkout_after_a_plain_installation(tmp_path: Path) -> None:
-    """The two packages are installed as a wheel holds them, in a folder without `experiments`."""
-    installed = tmp_path / "site-packages"
+    """With the two packages installed as a wheel holds them, and without the links of an editable installation."""
+    installed, checkout = tmp_path / "site-packages", tmp_path / "checkout"
     installed.mkdir()
+    checkout.mkdir()
     for package in ("rdunet_jax", "data_pipeline"):
         (installed / package).symlink_to(ROOT / package)
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
     (checkout / "experiments").symlink_to(ROOT / "experiments")
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-    for name in ("experiments.paper.reproduce_paper", "experiments.benchmarks.devices"):
+    paths = os.pathsep.join([str(installed), *site.getsitepackages()])
+    for name, *arguments in (
+        ("experiments.paper.reproduce_paper", "--help"),
+        ("experiments.benchmarks.devices", "--devices", "1", "2", "--image-size", "16", "--steps", "4"),
+    ):
         done = subprocess.run(
-            [sys.executable, "-m", name, "--help"], cwd=checkout, env=environment, capture_output=True, text=True
+            [sys.executable, "-S", "-m", name, *arguments],  # -S: no .pth files
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
         )
-        assert done.returncode == 0 and "usage" in done.stdout.lower(), done.stderr
+        assert done.returncode == 0 and ("usage" in done.stdout or "patches/s" in done.stdout), done.stderr
