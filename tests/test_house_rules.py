@@ -76,7 +76,8 @@ def test_functions_are_short_or_say_why():
 def test_keras_names_the_framework_and_the_network_only():
     """The gray conversion is `slice_minmax`; recipe, augmentation, protocol and fill rule are `authors_code`."""
     allowed = re.compile(
-        r'ModelConfig\("keras"\)|^\s*(name|model): str = "keras"|model_config\("keras"|KERAS_BACKEND|"keras": '
+        r'ModelConfig\("keras"\)|^\s*(name|model): (str|NetworkName) = "keras"|model_config\("keras"|KERAS_BACKEND|'
+        r'"keras": '
     )
     lines = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

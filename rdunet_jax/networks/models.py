@@ -65,12 +65,11 @@ class RecurrentDenseUNet3D(nn.Module):
         `rngs={"dropout": key}`).
 
         Raises:
-            ValueError: height or width cannot be halved that often.
+            RunError: height or width cannot be halved that often.
         """
         c = self.config
-        factor = 2 ** len(c.widths)
-        if x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(f"height and width must be divisible by {factor}, and are {x.shape[2]} and {x.shape[3]}")
+        for size in x.shape[2:4]:
+            c.check_image_size(size)
         dtype = jnp.dtype(c.dtype)
         temporal = c.pooling == "spatio-temporal"
         norm = make_norm(c, train)

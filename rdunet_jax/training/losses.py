@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+from rdunet_jax.config import parse_loss
+
 Logits = Float[Array, "*shape"]
 Targets = Shaped[Array, "*shape"]
 """0 or 1, any dtype."""
@@ -105,17 +107,10 @@ def make_loss(formula: str, tversky_alpha: float = 0.5) -> Loss:
     """The loss of a formula: a name of `LOSSES`, or names with weights such as `bce+0.5*dice`.
 
     Raises:
-        ValueError: it is not such a formula.
+        RunError: it is not such a formula.
     """
     losses = LOSSES | {"tversky": partial(tversky, alpha=tversky_alpha)}
-    terms: list[tuple[float, Loss]] = []
-    for term in formula.split("+"):
-        weight, _, name = term.rpartition("*")
-        try:
-            terms.append((float(weight or 1), losses[name.strip()]))
-        except (KeyError, ValueError):
-            known = ", ".join(LOSSES)
-            raise ValueError(f"{formula!r} is not a loss: use {known}, or a sum such as bce+0.5*dice") from None
+    terms = [(weight, losses[name]) for weight, name in parse_loss(formula)]
 
     def weighted_sum(logits: Logits, targets: Targets) -> Scalar:
         return sum((weight * loss(logits, targets) for weight, loss in terms), start=jnp.float32(0))

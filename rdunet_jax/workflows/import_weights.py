@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rdunet_jax.config import Gate
+from rdunet_jax.config import Gate, ImageSize
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_weights import load_keras_weights
 from rdunet_jax.networks.models import create_model
+from rdunet_jax.ranges import check
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
@@ -25,6 +26,8 @@ def import_weights(path: Path, workdir: Path, run: RunConfig, gate: Gate | None 
     Raises:
         RunError: the file cannot be read or does not fit the network, or `workdir` holds a run already.
     """
+    check("image_size", run.image_size, ImageSize)
+    run.model.check_image_size(run.image_size)
     if (workdir / "config.json").exists():
         raise RunError(f"{workdir}: already holds a run; give --workdir another folder")
     config, variables = load_keras_weights(path, run.model, gate)

@@ -2,18 +2,24 @@
 
 from rich.console import Console
 
-from rdunet_jax.errors import RunError
-from rdunet_jax.networks.models import MODELS
+from rdunet_jax.config import ImageSize
+from rdunet_jax.networks.named import MODELS, model_config
 from rdunet_jax.networks.summary import summarize
+from rdunet_jax.ranges import check
 from rdunet_jax.workflows.display import print_table
 
 
 def show_models(name: str | None, image_size: int, console: Console) -> None:
-    """Shows every network in a line, or one with its stages."""
-    if name is not None and name not in MODELS:
-        raise RunError(f"no network is called {name!r}; choose one of {', '.join(MODELS)}")
-    chosen = MODELS if name is None else {name: MODELS[name]}
-    summaries = [summarize(config, image_size, image_size) for config in chosen.values()]
+    """Shows a line per network, or one network with its stages.
+
+    Raises:
+        RunError: there is no network of that name, or a network cannot take images of that size.
+    """
+    check("image_size", image_size, ImageSize)
+    chosen = list(MODELS.values()) if name is None else [model_config(name)]
+    for config in chosen:
+        config.check_image_size(image_size)
+    summaries = [summarize(config, image_size, image_size) for config in chosen]
     print_table(
         console,
         f"Networks on one patch of {image_size} x {image_size} pixels",

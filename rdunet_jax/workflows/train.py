@@ -11,6 +11,7 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.preprocessing.intensity import normalise
+from data_pipeline.preprocessing.patches import PATCH_DEPTH
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.files import locked
 from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
@@ -47,13 +48,23 @@ def train_network(
     if not is_first():
         console = Console(quiet=True)
     run = RunConfig(network, recipe, inference, data.intensity, data.image_size)
-    patches = data.patch_count("train")
-    if patches < recipe.batch_size:
-        raise InputError(f"{data.folder}: {patches} training patches, fewer than a batch of {recipe.batch_size}")
+    check_data_fits(network, recipe, data)
     with locked(workdir / ".lock", workdir) if is_first() else nullcontext():
         _train(data, workdir, run, other_dataset, console)
         if is_first():
             _print_result(workdir, console)
+
+
+def check_data_fits(network: ModelConfig, recipe: TrainConfig, data: Dataset) -> None:
+    """Raises InputError where a network cannot be trained on a data set with these settings."""
+    patches = data.patch_count("train")
+    if patches < recipe.batch_size:
+        raise InputError(f"{data.folder}: {patches} training patches, fewer than a batch of {recipe.batch_size}")
+    network.check_image_size(data.image_size)
+    if network.patch_depth != PATCH_DEPTH:
+        raise InputError(
+            f"patch_depth is {network.patch_depth}, but the patches of {data.folder} have {PATCH_DEPTH} slices"
+        )
 
 
 def _train(data: Dataset, workdir: Path, run: RunConfig, other_dataset: bool, console: Console) -> None:

@@ -234,5 +234,5 @@ def test_two_dimensional_networks_keep_slices_apart():
 def test_unknown_names_and_sizes_are_refused():
     with pytest.raises(ValueError, match="keras, paper"):
         create_model("unet")
-    with pytest.raises(ValueError, match="divisible by 8"):
+    with pytest.raises(ValueError, match="multiple of 8"):
         create_model("tiny").init(jax.random.key(0), jnp.zeros((1, 8, 20, 32, 1)))
