@@ -51,6 +51,9 @@ class DatasetSettings:
     fill_rule: FillRule = "pixel_center"
     """Which voxels belong to a contour: those with their center inside (`pixel_center`), or the rule of other code, to
     compare with its masks: `rt_utils`, `dcmrtstruct2nii`, or `authors_code` (the paper's Keras code)."""
+    interpolate_gaps: bool = False
+    """Fill slices without contour between the contoured slices of an ROI, by shape-based interpolation; they are
+    counted in the report in any case."""
     seed: int = 0
     """Random seed of the split of the patients."""
     test_share: float = TEST_SHARE
@@ -81,6 +84,7 @@ class DatasetSettings:
         parts = [self.intensity, str(self.image_size)]
         parts += [self.selection] if self.selection != "tumour_run" else []
         parts += [self.fill_rule] if self.fill_rule != "pixel_center" else []
+        parts += ["interpolated"] if self.interpolate_gaps else []
         return "_".join(parts)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from data_pipeline.contours.rtstruct import ContourAccount, mask_from_contours, read_contours
+from data_pipeline.contours.mask import ContourAccount, mask_from_contours
+from data_pipeline.contours.rtstruct import Contour, read_contours
 from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.dicom.hounsfield import air_fraction
-from data_pipeline.dicom.volume import CTVolume, read_volume
+from data_pipeline.dicom.volume import CTVolume, read_chest_ct
 from data_pipeline.errors import InputError
 from data_pipeline.preprocessing.intensity import Intensity, background, to_gray
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid, to_network_grid
@@ -81,16 +82,22 @@ def prepare_patient(series: CTSeries, settings: DatasetSettings) -> PreparedPati
     Raises:
         InputError: the CT or the contours cannot be used, or the mask is empty or outside the body.
     """
-    rtstruct = _only_rtstruct(series, settings.roi)
-    volume = read_volume(series)
-    contours = read_contours(rtstruct, settings.roi)
+    rtstruct, contours = _only_rtstruct(series, settings.roi)
+    volume = read_chest_ct(series)
     try:
-        mask, account = mask_from_contours(contours, volume.geometry, fill_rule=settings.fill_rule)
+        mask, account = mask_from_contours(
+            contours,
+            volume.geometry,
+            fill_rule=settings.fill_rule,
+            interpolate_gaps=settings.interpolate_gaps,
+        )
     except InputError as error:
-        raise InputError(f"{rtstruct}: {error}") from error
+        raise InputError(error.reason, path=rtstruct) from error
     air = air_fraction(volume.hounsfield, mask)
     if air > MOSTLY_AIR:
-        raise InputError(f"{rtstruct}: {air:.0%} of the tumour mask is air; check that the contours belong to this CT")
+        raise InputError(
+            f"{air:.0%} of the tumor mask is air; check that the contours belong to this CT", path=rtstruct
+        )
     between_slices, between_rows, between_columns = volume.geometry.spacing_mm
     record = PatientRecord(
         slices=len(mask),
@@ -100,7 +107,7 @@ def prepare_patient(series: CTSeries, settings: DatasetSettings) -> PreparedPati
         spacing_mm=(round(between_slices, 6), round(between_rows, 6), round(between_columns, 6)),
         hounsfield_range=(int(volume.hounsfield.min()), int(volume.hounsfield.max())),
         contours=account,
-        notes=volume.notes,
+        notes=(*volume.notes, *_contour_notes(contours, account)),
         inputs_sha256=_digest([*series.files, rtstruct]),
     )
     return PreparedPatient(
@@ -112,24 +119,41 @@ def prepare_patient(series: CTSeries, settings: DatasetSettings) -> PreparedPati
     )
 
 
-def _only_rtstruct(series: CTSeries, roi: str) -> Path:
-    """The one RTSTRUCT of the series that has the ROI."""
+def _contour_notes(contours: tuple[Contour, ...], account: ContourAccount) -> list[str]:
+    notes = []
+    if (rois := len({one.roi_number for one in contours})) > 1:
+        notes.append(f"{rois} ROIs match and were merged")
+    if account.gap_slices:
+        done = "filled by interpolation" if account.interpolated_slices else "left empty (see --interpolate-gaps)"
+        notes.append(f"{account.gap_slices} slices without contour within the tumor's run of slices, {done}")
+    return notes
+
+
+def _only_rtstruct(series: CTSeries, roi: str) -> tuple[Path, tuple[Contour, ...]]:
+    """The one RTSTRUCT of the series that has the ROI, and its contours."""
     folder = series.files[0].parent
     if not series.rtstructs:
-        raise InputError(f"{folder}: no RTSTRUCT refers to this CT; a data set needs its contours")
+        raise InputError("no RTSTRUCT refers to this CT; a data set needs its contours", path=folder)
     if len(series.rtstructs) == 1:
-        return series.rtstructs[0]
-    usable: list[Path] = []
+        return series.rtstructs[0], read_contours(series.rtstructs[0], roi)
+    usable: list[tuple[Path, tuple[Contour, ...]]] = []
+    reasons: list[InputError] = []
     for path in series.rtstructs:
         try:
-            read_contours(path, roi)
-        except InputError:
-            continue
-        usable.append(path)
-    if len(usable) != 1:
+            usable.append((path, read_contours(path, roi)))
+        except InputError as error:
+            reasons.append(error)
+    if not usable:
         raise InputError(
-            f"{folder}: {len(series.rtstructs)} RTSTRUCTs refer to this CT, "
-            f"{len(usable)} of them with the ROI; move away all but the one to use"
+            f"none of the {len(series.rtstructs)} RTSTRUCTs of this CT can be used; choose another ROI with --roi",
+            path=folder,
+            quoted="; ".join(str(error) for error in reasons),
+        )
+    if len(usable) > 1:
+        raise InputError(
+            f"{len(usable)} RTSTRUCTs of this CT have the ROI; move away all but the one to use",
+            path=folder,
+            quoted=", ".join(path.name for path, _ in usable),
         )
     return usable[0]
 

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
-from data_pipeline.contours.rtstruct import DEFAULT_ROI, mask_from_contours, read_contours
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
@@ -15,6 +16,7 @@ from data_pipeline.export.nifti import write_nifti
 from data_pipeline.export.overview import write_overview
 from data_pipeline.preprocessing.patient import prepare_image
 from data_pipeline.privacy import load_key, pseudonym
+from data_pipeline.settings import DEFAULT_ROI
 from rdunet_jax.config import PostprocessingConfig, PostprocessingOverrides
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import Page, PagePatient

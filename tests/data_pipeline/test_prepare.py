@@ -12,7 +12,8 @@ import pydicom
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
@@ -30,6 +31,7 @@ SETTINGS = DatasetSettings(image_size=32)
 ONE = PrepareOptions(workers=1)
 KEEP = PrepareOptions(workers=1, keep_ids=True)
 TISSUE = np.full((9, 12, 10), 1100, np.uint16)
+TISSUE[:, :, 0] = 24  # air, as in every chest CT
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.contours.legacy_fill import fill_like
+from data_pipeline.contours.mask import mask_from_contours
 from data_pipeline.contours.rasterise import Polygon
-from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
+from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.dicom.volume import read_volume
@@ -83,7 +84,7 @@ def test_rules_go_with_the_account(rule):
     contours = [drawn(geometry, 1, TRIANGLE, 0), drawn(geometry, 1, [(501, 1), (504, 13), (508, 1)], 1)]
     mask, account = mask_from_contours(contours, geometry, fill_rule=rule)
     assert mask[1].sum() == mask.sum() == account.mask_voxels > 0
-    assert account.used == 1 and account.rejected == ((1, "lies outside the image"),)
+    assert account.used == 1 and account.rejected == ((1, "is outside the image"),)
 
 
 def test_a_contour_without_area_has_pixels_by_the_older_rules_only():

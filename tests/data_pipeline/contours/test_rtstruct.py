@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from rich.console import Console
 
-from data_pipeline.contours.rtstruct import Contour, mask_from_contours, read_contours
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import Contour, read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import read_volume
@@ -181,7 +182,7 @@ REPAIRED = {
     "thick": (dict(points_mm=OPEN + np.linspace(-0.1, 0.1, 5)[:, None] * [0, 0, 1]), "flattened (0.20 mm thick)"),
     "other frame": (
         dict(frame_of_reference_uid="7.7"),
-        "names another frame of reference, though it references the slice it lies on",
+        "names another frame of reference, though it references the slice that it is on",
     ),
 }
 
@@ -213,12 +214,12 @@ REJECTED = {
     "point": (dict(points_mm=OPEN[:1], geometric_type="POINT"), "has 1 points, which enclose nothing"),
     "two points": (dict(points_mm=OPEN[:2]), "has 2 points, which enclose nothing"),
     "one point thrice": (dict(points_mm=OPEN[[0, 0, 0]]), "has 0 different points, which enclose nothing"),
-    "there and back": (dict(points_mm=OPEN[[0, 1, 0, 1]]), "encloses no pixel centre"),
+    "there and back": (dict(points_mm=OPEN[[0, 1, 0, 1]]), "encloses no pixel center"),
     "empty": (dict(points_mm=OPEN[:0]), "has no points"),
     "open": (dict(geometric_type="OPEN_PLANAR"), "is OPEN_PLANAR, not closed"),
     "open in space": (dict(geometric_type="OPEN_NONPLANAR"), "is OPEN_NONPLANAR, not closed"),
-    "off image": (dict(points_mm=moved(200, 0, 0)), "lies outside the image"),
-    "between centres": (dict(points_mm=OPEN * [0.01, 0.01, 1] + [5.2, 5.2, 0]), "encloses no pixel centre"),
+    "off image": (dict(points_mm=moved(200, 0, 0)), "is outside the image"),
+    "between centres": (dict(points_mm=OPEN * [0.01, 0.01, 1] + [5.2, 5.2, 0]), "encloses no pixel center"),
     "beyond the stack": (
         dict(points_mm=moved(0, 0, 2)),
         "has no slice within half a slice spacing (the nearest is 1.00 mm away)",
@@ -317,8 +318,8 @@ def test_files_without_usable_contours_are_one_clear_line(tmp_path):
     nothing = write_rtstruct(tmp_path / "nothing", {}, series)
     (tmp_path / "text").write_text("text")
     for message, path in (
-        ("ROI GTV-1 has no contours", write_rtstruct(tmp_path / "listed", {"GTV-1": None}, series)),
-        ("ROI GTV-1 has no contours", write_rtstruct(tmp_path / "empty", {"GTV-1": []}, series)),
+        ("the ROI has no contours.*: GTV-1", write_rtstruct(tmp_path / "listed", {"GTV-1": None}, series)),
+        ("the ROI has no contours.*: GTV-1", write_rtstruct(tmp_path / "empty", {"GTV-1": []}, series)),
         ("it has: none", nothing),
         ("not an RTSTRUCT", series.files[0]),
         ("not DICOM", tmp_path / "text"),

@@ -26,7 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError

@@ -14,7 +14,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from data_pipeline.contours.rtstruct import mask_from_contours, read_contours
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.files import quiet_pydicom
 from data_pipeline.dicom.volume import CTVolume, read_volume
