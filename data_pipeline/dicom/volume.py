@@ -326,6 +326,13 @@ def _describe_gaps(slices: list[_Slice], geometry: CTGeometry, notes: list[str])
     """Note missing and unevenly spaced slices; refuse slices that cannot belong to one volume."""
     step = geometry.spacing_mm[0]
     gaps = np.diff(geometry.distances_mm)
+    for end in (gaps[:STRAY_SLICES], gaps[-STRAY_SLICES:]):
+        if len(slices) > 4 * STRAY_SLICES and end.max() > STRAY_GAP * step:
+            raise InputError(
+                f"slices at one end are {end.max():g} mm away from the others, whose spacing is {step:g} mm; "
+                "remove them, or add the slices in between",
+                path=_folder(slices),
+            )
     missing = np.where(gaps > 1.5 * step, gaps / step - 1, 0.0)
     if missing.sum() > len(slices):
         raise InputError(
@@ -333,13 +340,6 @@ def _describe_gaps(slices: list[_Slice], geometry: CTGeometry, notes: list[str])
             "volume alone",
             path=_folder(slices),
         )
-    for end in (gaps[:STRAY_SLICES], gaps[-STRAY_SLICES:]):
-        if len(slices) > 2 * STRAY_SLICES and end.max() > STRAY_GAP * step:
-            raise InputError(
-                f"slices at one end are {end.max():g} mm away from the others, whose spacing is {step:g} mm; "
-                "remove them, or add the slices in between",
-                path=_folder(slices),
-            )
     whole = np.rint(missing)
     if (lost := whole[(whole > 0) & (np.abs(missing - whole) < 0.1)]).size:
         where = f"{lost.size} gaps of up to {gaps.max():g} mm, {step:g} mm elsewhere"

@@ -10,11 +10,13 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian
 from rich.console import Console
 
 from data_pipeline.contours.mask import mask_from_contours
 from data_pipeline.contours.rtstruct import Contour, read_contours
 from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.files import quiet_pydicom
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
@@ -330,6 +332,80 @@ def test_files_without_usable_contours_are_one_clear_line(tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(InputError, match="not a regular expression"):
         read_contours(nothing, "gtv(")
+
+
+@pytest.mark.parametrize(
+    ("roi", "name"),
+    [
+        ("GTV-1 (CT)", "GTV-1 (CT)"),  # parentheses, taken literally
+        ("gtv+", " GTV+"),
+        ("Tumeur pulmonaire é", "Tumeur pulmonaire e\u0301"),  # composed and decomposed
+        ("GTV-1", "\uff27\uff34\uff36-1"),  # full-width letters of Japanese systems
+        ("gtv.*", "GTV 1"),
+    ],
+)
+def test_rois_are_found_by_literal_name_and_in_any_unicode_form(tmp_path, roi, name):
+    series = write_series(tmp_path / "ct")
+    square = [contour(series.points(1, SQUARE))]
+    path = write_rtstruct(
+        tmp_path / "rs",
+        {"Lung": square, name: square},
+        series,
+        edit=lambda dataset: setattr(dataset, "SpecificCharacterSet", "ISO_IR 192"),
+    )
+    assert {one.roi_number for one in read_contours(path, roi)} == {2}
+
+
+def test_a_literal_name_goes_before_the_pattern(tmp_path):
+    series = write_series(tmp_path / "ct")
+    square = [contour(series.points(1, SQUARE))]
+    path = write_rtstruct(tmp_path / "rs", {"GTV.": square, "GTV1": square}, series)
+    assert [one.roi_name for one in read_contours(path, "gtv.")] == ["GTV."]
+
+
+def renumber_roi(dataset):
+    """Another organ gets the tumor's number, in the list of ROIs and in the contours."""
+    dataset.StructureSetROISequence[1].ROINumber = 1
+    dataset.ROIContourSequence[1].ReferencedROINumber = 1
+
+
+def renumber_contours(dataset):
+    dataset.ROIContourSequence[1].ReferencedROINumber = 1
+
+
+@pytest.mark.parametrize("edit", [renumber_roi, renumber_contours])
+def test_a_number_that_stands_for_two_rois_is_refused(tmp_path, edit):
+    series = write_series(tmp_path / "ct")
+    square, lung = ([contour(series.points(index, SQUARE))] for index in (1, 2))
+    path = write_rtstruct(tmp_path / "rs", {"GTV-1": square, "Lung": lung, "Heart": lung}, series, edit=edit)
+    with pytest.raises(InputError, match="ROI number 1, so that contours cannot be assigned"):
+        read_contours(path)
+    assert len(read_contours(path, "Heart")) == 1  # whose number is its own
+
+
+def test_names_of_rois_cannot_break_a_message(tmp_path):
+    series = write_series(tmp_path / "ct")
+    with quiet_pydicom():
+        path = write_rtstruct(tmp_path / "rs", {"a\nb": [], "\x1b[31mred": [], "x" * 500: []}, series)
+    with pytest.raises(InputError) as error:
+        read_contours(path)
+    assert error.value.quoted == "a b, [31mred, " + 63 * "x" + "…" and "\n" not in str(error.value)
+
+
+def test_contours_with_too_many_points_are_rejected(tmp_path):
+    """Beyond any drawn contour, and in a syntax that can hold them (PS3.5 7.1.2: explicit VR ends at 64 kB)."""
+    series = write_series(tmp_path / "ct")
+    item = contour(series.points(1, SQUARE))
+    tag = Tag("ContourData")
+    text = b"0\\0\\0\\" * 100_000 + b"0\\0\\0"
+    item[tag] = RawDataElement(tag, "DS", len(text), text, 0, True, True)
+
+    def implicit(dataset):
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+    path = write_rtstruct(tmp_path / "rs", {"GTV-1": [contour(series.points(1, SQUARE)), item]}, series, edit=implicit)
+    good, bad = read_contours(path)
+    assert not good.fault and bad.fault == "has more than 100000 points" and not len(bad.points_mm)
 
 
 def test_points_without_preamble_as_pydicom_ships_them():

@@ -20,7 +20,7 @@ from pydicom.uid import (
 
 from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.hounsfield import AIR, air_fraction
-from data_pipeline.dicom.volume import CTVolume, read_volume
+from data_pipeline.dicom.volume import CTVolume, read_chest_ct, read_volume
 from data_pipeline.errors import InputError
 from tests.data_pipeline.dicom_files import AXIAL, jpeg_lossless, uid, write_series
 from tests.data_pipeline.shapes import random_geometry, rotation
@@ -325,6 +325,11 @@ def only_second(**elements):
     return {"edit": edit}
 
 
+def without_sop_instance_uid(_, image):
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    del image.SOPInstanceUID
+
+
 REFUSED = {
     "one slice": (dict(depth=1), "single slice"),
     "mostly missing": (dict(positions=stack([0, 1, 2, 90, 91])), "87 slices are missing between the 5 there are"),
@@ -338,6 +343,17 @@ REFUSED = {
     "no rescale": (dict(RescaleSlope=None), "no RescaleSlope"),
     "zero slope": (dict(RescaleSlope=0), "rescale are not valid"),
     "optical density": (only_second(RescaleType="OD"), "not in Hounsfield units"),
+    "palette": (only_second(PhotometricInterpretation="PALETTE COLOR"), "is a color image"),
+    "sign": (only_second(PixelRepresentation=9), "PixelRepresentation is neither 0 nor 1"),
+    "bits": (only_second(BitsStored=17), "BitsStored is not between 1 and BitsAllocated"),
+    "no bits": (only_second(BitsStored=0), "BitsStored is not between 1 and BitsAllocated"),
+    "one bit": (only_second(BitsAllocated=1, BitsStored=1), "BitsAllocated is not 8, 16 or 32"),
+    "two frames of pixels": (only_second(PixelData=bytes(2 * 240 + 4096)), "bytes of pixels, its header says 240"),
+    "no SOP UIDs": (dict(edit=without_sop_instance_uid), "4 slices have no SOPInstanceUID"),
+    "stray slice": (dict(positions=stack([-300, *range(0, 60, 3)])), "at one end are 300 mm away from the others"),
+    "stray slice, whole": (dict(positions=stack([-301, *range(0, 60)])), "at one end are 301 mm away"),
+    "stray at the top": (dict(positions=stack([*range(0, 90, 3), 200])), "at one end are 113 mm away"),
+    "mostly missing, uneven": (dict(positions=stack([0, 1, 2, 90.5, 91.5])), "88 slices are missing"),
     "short pixels": (only_second(PixelData=b"\0" * 100), "not a readable CT image"),
     "no pixels": (dict(PixelData=None), "no PixelData|not a readable"),
     "two frames": (dict(NumberOfFrames=2), "not a single-frame gray image"),
@@ -352,6 +368,131 @@ def test_refusals_are_one_line_that_names_the_place(tmp_path, how, message):
     with pytest.raises(InputError, match=message) as error:
         volume_of(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value) and "Canary" not in str(error.value)
+
+
+# --- two reconstructions under one UID ---
+
+
+def second_reconstruction(folder: Path, depth: int, offset: float, **elements) -> None:
+    def edit(index, image):
+        image.SOPInstanceUID = uid(9, index)
+
+    stored = np.full((depth, 12, 10), 7, np.uint16)
+    write_series(folder, stored=stored, origin=(-20, 30, 5 + offset), prefix="b", edit=edit, **elements)
+
+
+@pytest.mark.parametrize("second", [dict(ConvolutionKernel="B70f"), dict(SliceThickness="5.0")], ids=str)
+@pytest.mark.parametrize("offset", [0.0, 1.5, 1.0])  # at the same places, evenly and unevenly in between
+def test_interleaved_reconstructions_are_told_apart(tmp_path, second, offset):
+    first = dict(ConvolutionKernel="B30f", SliceThickness="3")
+    for depth in (2, 6):
+        written = write_series(tmp_path / str(depth), depth=6, **first)
+        second_reconstruction(tmp_path / str(depth), depth, offset, **{**first, **second})
+    (name,) = second
+    volume = volume_of(tmp_path / "2")
+    assert volume.notes == (
+        f"dropped 2 images of another reconstruction, which differs in {name}, from the main one of 6",
+    )
+    np.testing.assert_array_equal(volume.hounsfield, written.stored.astype(int) - 1024)
+    with pytest.raises(InputError, match=f"several reconstructions, which differ in {name}"):
+        volume_of(tmp_path / "6")
+
+
+def test_a_thickness_that_is_the_distance_to_the_next_slice_is_no_second_reconstruction(tmp_path):
+    """As planning systems write it for CTs with missing slices (LUNG1-014 and others)."""
+    heights = np.array([0, 3, 6, 12, 15, 21, 24, 27.0])
+
+    def edit(index, image):
+        image.SliceThickness = float(np.append(np.diff(heights), 3)[index])
+
+    write_series(tmp_path, positions=stack(heights), edit=edit)
+    assert volume_of(tmp_path).notes == (
+        "slices differ in SliceThickness",
+        "2 slices are missing (2 gaps of up to 6 mm, 3 mm elsewhere)",
+    )
+
+
+# --- values and planes that cannot be a chest CT ---
+
+
+def chest(depth: int = 4, size: int = 20) -> np.ndarray:
+    """Air around a body of soft tissue with lungs and a bone, HU."""
+    hounsfield = np.full((depth, size, size), -1000, np.int16)
+    hounsfield[:, 3:17, 2:18] = 40
+    hounsfield[:, 6:12, 4:8] = hounsfield[:, 6:12, 12:16] = -800
+    hounsfield[:, 14:16, 9:11] = 700
+    return hounsfield
+
+
+IMPOSSIBLE = {
+    "signed flagged unsigned": (chest().view(np.uint16), dict(RescaleIntercept=0), "most voxels .* from 40 to 64736"),
+    "signed, padding declared": (
+        chest().view(np.uint16),
+        dict(RescaleIntercept=0, PixelPaddingValue=-1000 + 65536),
+        "no air or lung",
+    ),
+    "intercept twice": (chest(), dict(RescaleIntercept=-2048), "most voxels are outside -1100..3100.*from -3048 to"),
+    "no intercept": ((chest() + 1024).astype(np.uint16), dict(RescaleIntercept=0), "no air or lung.*from 24 to 1724"),
+    "MR": (
+        np.random.default_rng(0).integers(0, 1500, (4, 20, 20)).astype(np.uint16),
+        dict(RescaleIntercept=0),
+        "no air",
+    ),
+    "slope": (chest(), dict(RescaleIntercept=0, RescaleSlope=20), "from -20000 to 14000 HU"),
+}
+
+
+@pytest.mark.parametrize(("stored", "elements", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_values_that_are_no_hounsfield_units_are_refused_with_their_range(tmp_path, stored, elements, message):
+    write_series(tmp_path, stored=stored, **elements)
+    (series,) = discover(tmp_path).series
+    with pytest.raises(InputError, match=message) as error:
+        read_chest_ct(series)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def padded_corners() -> np.ndarray:
+    """A round field of view with -2000 around it."""
+    hounsfield = chest()
+    row, column = np.mgrid[:20, :20] - 9.5
+    hounsfield[:, np.hypot(row, column) > 8] = -2000
+    return hounsfield
+
+
+@pytest.mark.parametrize(
+    ("stored", "elements"),
+    [
+        (chest(), {}),
+        (chest()[:, 4:14, 3:16], {}),  # a crop without any air outside the body
+        (padded_corners(), {}),
+        (padded_corners(), dict(PixelPaddingValue=-2000)),
+    ],
+)
+def test_chests_are_accepted(tmp_path, stored, elements):
+    write_series(tmp_path, stored=stored, RescaleIntercept=0, **elements)
+    (series,) = discover(tmp_path).series
+    np.testing.assert_array_equal(read_chest_ct(series).hounsfield, np.maximum(stored, AIR))
+
+
+@pytest.mark.parametrize("limit", [2000, 1500])  # above or below the value (PS3.3 C.7.5.1.1.2)
+def test_a_range_of_padding_becomes_air(tmp_path, limit):
+    value = 3500 - limit
+    stored = chest()
+    stored[:, 0], stored[:, 1], stored[:, 2] = value, limit, 1750
+    write_series(tmp_path, stored=stored, RescaleIntercept=0, PixelPaddingValue=value, PixelPaddingRangeLimit=limit)
+    (series,) = discover(tmp_path).series
+    volume = read_chest_ct(series)
+    assert (volume.hounsfield[:, :3] == AIR).all()
+    np.testing.assert_array_equal(volume.hounsfield[:, 3:], chest()[:, 3:])
+    assert volume.notes == ("declared padding was set to air in 4 of 4 slices",)
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
+def test_other_planes_are_refused_by_name(tmp_path, plane):
+    write_series(tmp_path, stored=chest(), RescaleIntercept=0, orientation=ORIENTATIONS[plane])
+    (series,) = discover(tmp_path).series
+    with pytest.raises(InputError, match=f"the slices are {plane}; .* need axial slices"):
+        read_chest_ct(series)
 
 
 def test_a_file_that_is_gone_or_not_dicom_is_an_input_error(tmp_path):
