@@ -14,6 +14,8 @@ Threshold = Annotated[float, Range(0, 1, below=True)] | Literal["histogram"]
 """A probability, or one that is picked for each patient from the histogram of its probabilities."""
 Protocol = Literal["paper", "authors_code"]
 """Rules of scoring: see `rdunet_jax.scoring.protocols`."""
+WindowWeights = Literal["uniform", "gaussian"]
+"""Weights of the slices of a window in the mean over windows: equal as in the paper, or more in the middle."""
 DilationDiameter = Annotated[int, Range(1, 101, odd=True)]
 """In pixels; 101 are about 10 cm on a CT, more than any margin."""
 PaperAugmentation = Literal[

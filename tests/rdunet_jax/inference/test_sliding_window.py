@@ -11,17 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
+from rdunet_jax.inference.sliding_window import (
+    SlidingWindow,
+    flipped_predictor,
+    mean_predictor,
+    network_predictor,
+    slice_weights,
+)
 from rdunet_jax.networks.models import create_model
 
 
-def naive_mean(predict: Callable[[np.ndarray], np.ndarray], volume: np.ndarray) -> np.ndarray:
-    """Every window predicted by itself; a slice's mean over the windows that hold it, in float64."""
-    held: list[list[np.ndarray]] = [[] for _ in volume]
-    for start in range(len(volume) - 7):
+def naive_mean(
+    predict: Callable[[np.ndarray], np.ndarray], volume: np.ndarray, stride: int = 1, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Each window predicted alone; a slice's mean over the windows that hold it, in float64."""
+    held: list[list[tuple[float, np.ndarray]]] = [[] for _ in volume]
+    last = len(volume) - 8
+    for start in sorted({*range(0, last + 1, stride), last}):
         for offset, plane in enumerate(predict(volume[start : start + 8])):
-            held[start + offset].append(plane)
-    return np.stack([np.mean(planes, axis=0, dtype=np.float64) for planes in held])
+            held[start + offset].append((1.0 if weights is None else float(weights[offset]), plane))
+    return np.stack(
+        [np.average([plane for _, plane in planes], axis=0, weights=[w for w, _ in planes]) for planes in held]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +55,56 @@ def test_the_mean_equals_a_naive_loop(depth: int, network) -> None:
     expected = naive_mean(lambda patch: np.asarray(one(patch)), volume)
     # 1e-6: a batch of windows sums in another order than one window does, each voxel a few units in the last place off.
     np.testing.assert_allclose(window(variables, volume), expected, atol=1e-6, rtol=0)
+
+
+def doubled(variables, window):
+    """A predictor whose value depends on the place in the window, so that every weight shows."""
+    return variables * window + jnp.arange(8.0)[:, None, None]
+
+
+@pytest.mark.parametrize("weights", ["uniform", "gaussian"])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_strides_and_weights_equal_a_naive_loop(batch: int, stride: int, weights, request) -> None:
+    window = SlidingWindow(doubled, batch=batch, stride=stride, weights=weights)
+    rng = np.random.default_rng(stride)
+    for depth in (8, 9, 11, 12, 16, 17, 23, 40):
+        volume = rng.random((depth, 2, 3), np.float32)
+        own = slice_weights(weights, 8)
+        expected = naive_mean(lambda patch: 2 * patch + np.arange(8.0)[:, None, None], volume, stride, own)
+        counted = []
+        result = window(jnp.float32(2), volume, lambda done, total, counted=counted: counted.append((done, total)))
+        # 1e-5 of values up to 9: float32 sums of eight
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+        assert counted[-1] == (window.count(depth),) * 2
+    assert window._add_windows._cache_size() == 1
+
+
+def test_gaussian_weights_are_symmetric_and_fall_to_the_ends() -> None:
+    weights = slice_weights("gaussian", 8)
+    np.testing.assert_array_equal(weights, weights[::-1])
+    # exp(-d^2 / (2 * 2^2)) at distances of 3.5 and 0.5 slices from the middle
+    np.testing.assert_allclose(weights[[0, 3]], [np.exp(-(3.5**2) / 8), np.exp(-(0.5**2) / 8)], rtol=1e-6)
+
+
+def test_flips_and_ensembles_are_means_of_predictions() -> None:
+    ramp = jnp.arange(4.0)[None, None, :]
+
+    def predict(variables, window):
+        return variables * window * ramp
+
+    window = np.random.default_rng(0).random((8, 3, 4), np.float32)
+    flipped = flipped_predictor(predict)(2.0, jnp.asarray(window))
+    # the mirror image of (mirrored window x ramp) is the window x the mirrored ramp: their mean is 1.5 everywhere
+    np.testing.assert_allclose(flipped, 2 * window * 1.5, rtol=1e-6)
+    both = mean_predictor([predict, predict])((1.0, 3.0), jnp.asarray(window))
+    np.testing.assert_allclose(both, 2 * window * np.arange(4.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [0, -1, 9])
+def test_a_stride_that_leaves_slices_out_is_refused(stride: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 8"):
+        SlidingWindow(doubled, stride=stride)
 
 
 DEVICES = """
