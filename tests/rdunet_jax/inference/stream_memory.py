@@ -10,8 +10,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from rdunet_jax.config import PostprocessingConfig
-from rdunet_jax.inference.postprocessing import postprocess
 from rdunet_jax.inference.sliding_window import SlidingWindow
 
 
@@ -23,7 +21,7 @@ def slices(count: int) -> Iterator[np.ndarray]:
 
 def main(count: int) -> None:
     window = SlidingWindow(lambda variables, window: jax.nn.sigmoid(window), batch=4)
-    seen = sum(len(postprocess(plane[None], PostprocessingConfig(threshold=0.5))) for plane in window.stream(None, slices(count)))
+    seen = sum(bool(np.isfinite(plane).all()) for plane in window.stream(None, slices(count)))
     assert seen == count
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
