@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -40,7 +41,7 @@ def test_a_run_with_other_settings_is_not_used(tmp_path: Path) -> None:
     run = RunConfig(model_config("tiny"), TrainConfig(epochs=1), InferenceConfig(), "hu_window", 16)
     run.save(tmp_path)
     (tmp_path / "manifest.json").write_text('{"dataset": {"dataset_sha256": "a"}}')
-    data = type("Data", (), {"account": {"dataset_sha256": "a"}})()
+    data = SimpleNamespace(dataset_sha256="a")
     steps.require_same(data, tmp_path, run)  # type: ignore[arg-type]
     for changed, name in (
         (replace(run, train=TrainConfig(epochs=2)), "train.epochs"),
@@ -48,6 +49,6 @@ def test_a_run_with_other_settings_is_not_used(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match=name):
             steps.require_same(data, tmp_path, changed)  # type: ignore[arg-type]
-    data.account["dataset_sha256"] = "b"
+    data.dataset_sha256 = "b"
     with pytest.raises(RunError, match="another data set"):
         steps.require_same(data, tmp_path, run)  # type: ignore[arg-type]
