@@ -34,7 +34,7 @@ from rdunet_jax.workflows.start_up import mistakes_in_one_line, parse, prepare_j
 _SETTINGS, _OPTIONS, _INFERENCE, _HOSTS = DatasetSettings(), PrepareOptions(), InferenceConfig(), HostsConfig()
 _OVERRIDES, _EVALUATE = PostprocessingOverrides(), EvaluateOptions()
 # In a log file rich would take 80 columns, too few for the tables.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120)
 
 
 def prepare(

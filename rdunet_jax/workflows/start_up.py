@@ -1,49 +1,91 @@
-"""What every command and script does first: how XLA compiles, where what it compiled is kept, and how mistakes end.
+"""What every command and script does first: settings of XLA, the cache of compiled programs, and how errors are shown.
 
-JAX need not be imported here, for `rdunet --help` is to answer quickly.
+Imports no JAX, because `rdunet --help` must answer quickly.
 """
 
+import errno
 import io
 import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from data_pipeline.errors import InputError
 
 T = TypeVar("T")
 
 
+OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors of the file system that only writing has."""
+
+
 def prepare_jax() -> None:
-    """Both of the below; to call before the first computation."""
+    """Settings that JAX reads when it is imported; to call before the first computation."""
     keep_compiled_programs()
     order_for_memory()
 
 
 def keep_compiled_programs() -> None:
-    """A network that was compiled once, by whatever command, is not compiled again.
+    """Stores compiled programs, so that no command compiles a network again that another has compiled.
 
-    Programs lie in `rdunet/jax` of the user's cache folder (XDG_CACHE_HOME, else ~/.cache), which may be removed at any
-    time. JAX_COMPILATION_CACHE_DIR names another folder.
+    They are in `rdunet/jax` of the user's cache folder (XDG_CACHE_HOME, else ~/.cache), which may be removed at any
+    time. JAX_COMPILATION_CACHE_DIR names another folder. Where the folder cannot be written, nothing is stored.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "rdunet" / "jax"))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or _cache_folder()
+    if folder is None or not _is_writable(Path(folder)):
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    _remove_damaged_programs(Path(folder))
     jax = sys.modules.get("jax")
     if jax is not None and jax.config.jax_compilation_cache_dir is None:  # it has read its environment already
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
+def _cache_folder() -> str | None:
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return None
+    return str(cache / "rdunet" / "jax")
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _remove_damaged_programs(folder: Path) -> None:
+    """A stored program that cannot be read is removed, so that JAX stores it again; its warning is not shown."""
+    show = warnings.showwarning
+
+    def remove_or_show(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        found = re.match(r"Error (reading|writing) persistent compilation cache entry for '([^']*)'", str(message))
+        if not found:
+            show(message, *arguments, **options)
+        elif found[1] == "reading":
+            for path in folder.glob(f"{found[2]}-*-cache"):
+                with suppress(OSError):
+                    path.unlink()
+
+    warnings.showwarning = remove_or_show
+
+
 def order_for_memory() -> None:
     """XLA on CPU runs a program's operations in the order that needs least memory.
 
-    By itself it prefers an order in which more of them could run side by side: for the full network that takes a half
-    more memory, and no less time. XLA reads this from XLA_FLAGS only, and ends the process at a name it does not know:
-    so other versions than those it was tried with are left alone.
+    Its default order would let more of them run side by side, but the full network needs half as much memory again for
+    it, and no less time. XLA reads this from XLA_FLAGS only, and ends the process at a name it does not know: so it is
+    set only for the versions that were tested.
     """
     if version("jaxlib").startswith("0.10."):
         mine, given = "--xla_cpu_enable_concurrency_optimized_scheduler=false", os.environ.get("XLA_FLAGS", "")
@@ -80,13 +122,53 @@ def _in_one_line(box: str) -> str:
 
 @contextmanager
 def mistakes_in_one_line(stopped: str) -> Iterator[None]:
-    """A user's mistake is one line on standard error and status 2; a stop by Ctrl-C says `stopped`, with status 130."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' remarks that a user can do nothing about
+    """Turns an error that the user can mend into one line on standard error and a status.
+
+    Status 2: input that cannot be used, a full disk, too little memory. Status 130: Ctrl-C, with the line `stopped`.
+    Status 141: the reader of the output has ended, as in `rdunet --help | head`, which is no error and says nothing.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # messages of libraries that a user can do nothing about
+    _make_streams_usable()
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except BrokenPipeError:
+        _end("", 141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename and error.errno in OUTPUT_ERRORS else ""
+        _end(f"error: {where}{error.strerror or error}", 2)
+    except MemoryError as error:
+        _end(f"error: not enough memory{f' ({error})' if str(error) else ''}", 2)
+    except ImportError as error:
+        if "failed to map segment" not in str(error):
+            raise
+        _end("error: not enough memory to load the libraries", 2)
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        sys.exit(130)
+        _end(stopped, 130)
+
+
+def _make_streams_usable() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal does not have
+
+
+def _end(message: str, status: int) -> NoReturn:
+    if message:
+        # one line, whatever a name in it holds: no line breaks, no control sequences of a terminal
+        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        with suppress(OSError):  # a message that cannot be shown does not change the status
+            print(printable, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again, and fail, when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
