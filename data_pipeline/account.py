@@ -3,7 +3,7 @@
 `Account` is written as JSON into `metadata.json` (by TFDS) and `report.json`, and read back with its types checked.
 """
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -56,6 +56,7 @@ class Account:
         ignored: number of files that are neither CT nor RTSTRUCT, by kind.
         identities_kept: whether names are Patient IDs.
         dataset_sha256: SHA-256 of all examples and of how they are split.
+        copies: groups of names that are one person, since they share slices or contours; each is in one part.
     """
 
     settings: DatasetSettings
@@ -66,6 +67,7 @@ class Account:
     ignored: dict[str, int]
     identities_kept: bool
     dataset_sha256: str
+    copies: list[list[str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists, for `json.dumps`."""

@@ -77,7 +77,7 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
     matching = {one.number: one for one in _matching(rois, roi)}
     if not matching:
         names = ", ".join(one.shown for one in rois) or "none"
-        raise InputError(f"no ROI matches {roi!r}; choose another with --roi; it has", path=path, quoted=names)
+        raise InputError(f"no ROI matches {roi!r}; use --roi with a name that it has", path=path, quoted=names)
     _check_numbers(path, matching, [one.number for one in rois], [number for number, _ in items])
     contours: list[Contour] = []
     points = 0

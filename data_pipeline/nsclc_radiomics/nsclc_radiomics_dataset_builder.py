@@ -22,6 +22,7 @@ from rich.progress import Progress
 from data_pipeline.account import Account, PatientEntry, Rejected
 from data_pipeline.dicom.discovery import CTSeries, Rejection, discover
 from data_pipeline.errors import InputError
+from data_pipeline.nsclc_radiomics.copies import check_copies, copies_of_persons, note_copies, split_with_copies
 from data_pipeline.nsclc_radiomics.report import rejections, write_report
 from data_pipeline.nsclc_radiomics.staging import (
     Example,
@@ -32,10 +33,11 @@ from data_pipeline.nsclc_radiomics.staging import (
     stage_in_processes,
     whole_patient,
 )
+from data_pipeline.preprocessing.fingerprints import Fingerprint
 from data_pipeline.preprocessing.intensity import stored_dtype
 from data_pipeline.privacy import load_key, one_line, pseudonym, safe_names
 from data_pipeline.settings import INTENSITIES, DatasetSettings, PrepareOptions
-from data_pipeline.splits import Split, read_split, split_patients, split_sha256, vip_cup_parts, write_split
+from data_pipeline.splits import Split, read_split, split_sha256, vip_cup_parts, write_split
 
 DESCRIPTION = """
 CT volumes and tumour masks of lung-cancer patients, on the network's grid: NSCLC-Radiomics (Aerts et al.), or any
@@ -158,14 +160,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         found = discover(source, index=self._index, workers=self._workers, progress=self._progress)
         self._staging.mkdir()
         jobs = self._jobs(found.series)
-        entries, rejected = self._read(jobs, source)
+        entries, fingerprints, rejected = self._read(jobs, source)
         rejected += [self._rejected_file(one, source) for one in found.rejected]
         taken = [job for job in jobs if job.name in entries]
         if not taken:
             raise InputError(self._none_usable(source, len(jobs), rejected))
-        split, left_out = self._split(jobs, taken)
+        copies = copies_of_persons(taken, fingerprints)
+        entries = note_copies(entries, taken, fingerprints, copies)
+        split, left_out = self._split(jobs, taken, copies)
         write_split(split, Path(self.data_dir) / "split.json")
-        reason = "not one of the VIP Cup's 300 patients, whose split is used"
+        reason = "not one of the VIP Cup's 300 patients, whose split is used, or a copy of one of its test patients"
         rejected += [Rejected(job.name, reason) for job in taken if job.person in left_out]
         parts = {part: [job for job in taken if job.person in names] for part, names in split.items()}
         kept = {job.name: entries[job.name] for jobs_of in parts.values() for job in jobs_of}
@@ -178,6 +182,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ignored=found.ignored,
             identities_kept=self._options.keep_ids,
             dataset_sha256=_dataset_sha256(parts, kept),
+            copies=copies,
         )
         metadata = self.info.metadata
         assert metadata is not None  # given in _info
@@ -217,20 +222,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         named.sort(key=lambda one: one[0])
         return [Job(number, *one) for number, one in enumerate(named)]
 
-    def _read(self, jobs: Sequence[Job], source: Path) -> tuple[dict[str, PatientEntry], list[Rejected]]:
-        """Reads every CT once into the staging folder; returns (entries by name, rejections)."""
+    def _read(
+        self, jobs: Sequence[Job], source: Path
+    ) -> tuple[dict[str, PatientEntry], dict[str, Fingerprint], list[Rejected]]:
+        """Reads every CT once into the staging folder; returns entries and fingerprints by name, and rejections."""
         if self._options.beam is not None:
             beam_options = [f"--{option}" for option in self._options.beam]
             results = stage_in_beam(jobs, self._settings, self._staging, beam_options)
         else:
             results = stage_in_processes(jobs, self._settings, self._staging, self._workers, self._progress)
-        entries, rejected = {}, []
+        entries, fingerprints, rejected = {}, {}, []
         for job, result in zip(jobs, results, strict=True):
             if result.entry is not None:
                 entries[job.name] = result.entry
+            if result.fingerprint is not None:
+                fingerprints[job.name] = result.fingerprint
             if result.fault is not None:
                 rejected.append(self._rejected(job.name, result.fault, source))
-        return entries, rejected
+        return entries, fingerprints, rejected
 
     def _rejected_file(self, rejection: Rejection, source: Path) -> Rejected:
         return self._rejected(None, Fault(rejection.reason, str(rejection.what)), source)
@@ -244,23 +253,30 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _none_usable(self, source: Path, count: int, rejected: Sequence[Rejected]) -> str:
         lines = rejections(rejected)
-        more = f" (and {len(lines) - 1} other reasons)" if len(lines) > 1 else ""
+        shown = "; ".join(text for text, *_ in lines[:3])
+        more = f" (and {len(lines) - 3} other reasons)" if len(lines) > 3 else ""
         hint = "" if self._options.keep_ids else "; --keep-ids shows names of files and ROIs"
-        return f"{source}: none of its {count} CT series can be used: {lines[0][0]}{more}{hint}"
+        return f"{source}: none of its {count} CT series can be used: {shown}{more}{hint}"
 
-    def _split(self, jobs: Sequence[Job], taken: Sequence[Job]) -> tuple[Split, set[str]]:
-        """The split by person, and who stays out of it: all beyond the VIP Cup's 300 where those are all there."""
+    def _split(
+        self, jobs: Sequence[Job], taken: Sequence[Job], copies: Sequence[Sequence[str]]
+    ) -> tuple[Split, set[str]]:
+        """The split by person, and who stays out of it: all beyond the VIP Cup's 300 where those are all there.
+
+        Copies of one person under several IDs are drawn as one.
+        """
         settings, persons = self._settings, {job.person for job in taken}
         frozen = self._options.split_file
         if frozen is not None and frozen.exists():
-            return read_split(frozen, persons), set()
+            split = read_split(frozen, persons)
+            check_copies(split, copies, frozen)
+            return split, set()
         cup = vip_cup_parts({job.series.patient_id: job.person for job in jobs})
         trains, tests = cup or (persons, None)
-        inside = persons & (trains | (tests or set()))
-        split = split_patients(inside, settings.seed, settings.test_share, settings.validation_share, tests)
+        split = split_with_copies(persons & (trains | (tests or set())), tests, copies, settings)
         if frozen is not None:
             write_split(split, frozen)
-        return split, persons - inside
+        return split, persons - {name for names in split.values() for name in names}
 
     def _examples(self, make: Callable[[Job, Path], Iterator[Example]], jobs: Sequence[Job]) -> Any:
         """What TFDS takes for a split: an iterator, or a Beam transform."""

@@ -20,6 +20,7 @@ from data_pipeline.account import PatientEntry, from_json
 from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.errors import InputError
 from data_pipeline.files import disk_faults
+from data_pipeline.preprocessing.fingerprints import Fingerprint
 from data_pipeline.preprocessing.patches import PATCH_DEPTH, patch_starts
 from data_pipeline.preprocessing.patient import PreparedPatient, prepare_patient
 from data_pipeline.processes import worker_pool
@@ -63,10 +64,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Staged:
-    """What became of a job: either its entry or its fault."""
+    """The result of a job: its entry and fingerprint, or its fault."""
 
     entry: PatientEntry | None
     fault: Fault | None = None
+    fingerprint: Fingerprint | None = None
 
 
 def stage(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
@@ -81,7 +83,7 @@ def stage(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
         return Staged(None, _fault(error, job.series))
     except Exception as error:  # one patient must not end the others; the message may quote the file
         return Staged(None, Fault(f"cannot be read ({type(error).__name__}); its files may be damaged"))
-    return Staged(_store(prepared, job.staged(staging), settings))
+    return Staged(_store(prepared, job.staged(staging), settings), fingerprint=prepared.fingerprint)
 
 
 def _fault(error: InputError, series: CTSeries) -> Fault:

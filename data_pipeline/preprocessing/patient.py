@@ -13,6 +13,7 @@ from data_pipeline.dicom.discovery import CTSeries
 from data_pipeline.dicom.hounsfield import air_fraction
 from data_pipeline.dicom.volume import CTVolume, read_chest_ct
 from data_pipeline.errors import InputError
+from data_pipeline.preprocessing.fingerprints import Fingerprint, fingerprint
 from data_pipeline.preprocessing.intensity import Intensity, background, to_gray
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid, to_network_grid
 from data_pipeline.settings import DatasetSettings
@@ -58,6 +59,7 @@ class PreparedPatient:
         ct_mask: tumour mask on the CT's own grid, against which predictions are scored.
         spacing_mm: distance between slices, rows and columns of the CT, before the reduction to the network's grid.
         record: what happened on the way.
+        fingerprint: hashes of slices and contours, which find copies of the patient under other IDs.
     """
 
     image: Shaped[np.ndarray, "depth size size"]
@@ -65,6 +67,7 @@ class PreparedPatient:
     ct_mask: Bool[np.ndarray, "depth height width"]
     spacing_mm: tuple[float, float, float]
     record: PatientRecord
+    fingerprint: Fingerprint
 
 
 def prepare_image(volume: CTVolume, intensity: Intensity, image_size: int) -> Shaped[np.ndarray, "depth size size"]:
@@ -116,6 +119,7 @@ def prepare_patient(series: CTSeries, settings: DatasetSettings) -> PreparedPati
         ct_mask=mask,
         spacing_mm=volume.geometry.spacing_mm,
         record=record,
+        fingerprint=fingerprint(volume.hounsfield, contours),
     )
 
 

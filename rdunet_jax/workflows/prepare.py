@@ -32,6 +32,8 @@ def prepare_source(
     )
     for one in rejections(account.rejected):
         console.print(f"rejected {times(*one)}", markup=False)
+    for names in account.copies:
+        console.print(f"one person under several IDs, kept in one part: {', '.join(names)}", markup=False)
     if account.rejected and not options.keep_ids:
         console.print("names of files and ROIs are left out; with --keep-ids the report has them")
     console.print(f"data set SHA-256 {account.dataset_sha256[:16]}…, split {account.split_sha256[:16]}…")

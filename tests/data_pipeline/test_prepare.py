@@ -161,7 +161,7 @@ def remove_all(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"), [(remove_all, "DICOM"), (remove_rtstructs, "RTSTRUCT"), (rename_roi, "GTV-2")]
+    ("spoil", "message"), [(remove_all, "DICOM"), (remove_rtstructs, "RTSTRUCT"), (rename_roi, "no ROI matches")]
 )
 def test_input_that_cannot_be_used_leaves_nothing_behind(spoil, message: str, tmp_path: Path) -> None:
     source = shutil.copytree(DUMMY, tmp_path / "source")
