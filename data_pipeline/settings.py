@@ -15,6 +15,8 @@ FillRule = Literal["pixel_center", "rt_utils", "dcmrtstruct2nii", "authors_code"
 FILL_RULES: tuple[FillRule, ...] = get_args(FillRule)
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+MaskFormat = Literal["nifti", "seg", "rtstruct"]
+"""File formats of masks: NIfTI, DICOM Segmentation, RT Structure Set."""
 
 DEFAULT_ROI = r"gtv[-_ ]?1"
 """The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""

@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from data_pipeline.settings import SplitName
+from data_pipeline.settings import MaskFormat, SplitName
 from rdunet_jax.errors import RunError
 from rdunet_jax.ranges import Length, Pattern, Range, check_fields
 
@@ -242,6 +243,21 @@ class EvaluateOptions(PostprocessingOverrides):
     square if no kernel is given."""
     html: bool = False
     """Also write `page.html`, one file that shows slices, overlays and scores in a browser."""
+
+
+@dataclass(frozen=True)
+class SegmentOptions(PostprocessingOverrides):
+    """What `rdunet segment` writes, and how."""
+
+    format: Annotated[tuple[MaskFormat, ...], Length(1, 3)] = ("nifti",)
+    """Formats of the mask: NIfTI (`mask.nii.gz`), DICOM Segmentation (`seg.dcm`), RT Structure Set (`rtstruct.dcm`).
+    The DICOM files refer to the CT's slices and hold its patient and study."""
+    keep_ids: bool = False
+    """Name the CTs by Patient ID instead of by keyed pseudonym, and show names of files in messages."""
+    key: Path | None = None
+    """File with the secret key of the pseudonyms (default: ~/.config/rdunet/pseudonym.key, made at first use)."""
+    html: bool = False
+    """Also write `page.html`, one file that shows slices and overlays in a browser."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ STILL_TOO_LARGE = {
     "rdunet_jax/training/loop.py fit",
     "rdunet_jax/workflows/evaluate.py evaluate_network",
     "rdunet_jax/workflows/prepare.py prepare_source",
-    "rdunet_jax/workflows/segment.py segment_source",
 }
 
 WORDS = (

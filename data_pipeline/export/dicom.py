@@ -86,10 +86,8 @@ def write_seg(
         with quiet_pydicom():
             segmentation = _segmentation(mask, headers)
     except Exception as error:  # unusual headers fail in many ways, with texts that may quote the patient's name
-        raise InputError(
-            f"{source_files[0].parent}: a DICOM SEG cannot refer to this CT ({describe_error(error)}); "
-            "export NIfTI or RTSTRUCT"
-        ) from error
+        reason = f"a DICOM SEG cannot refer to this CT ({describe_error(error)}); export NIfTI or RTSTRUCT"
+        raise InputError(reason, path=source_files[0].parent) from error
     with atomic_path(path) as temporary, quiet_pydicom():
         segmentation.save_as(temporary)
 

@@ -29,7 +29,7 @@ def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeom
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: not a NIfTI file name; let it end in .nii.gz")
+        raise InputError("not a NIfTI file name; let it end in .nii.gz", path=path)
     require_grid(mask, geometry, path)
     affine = geometry.affine_ras
     image = nib.Nifti1Image((mask != 0).astype(np.uint8).transpose(2, 1, 0), affine)
@@ -44,4 +44,5 @@ def write_nifti(mask: Shaped[np.ndarray, "depth height width"], geometry: CTGeom
 
 def require_grid(volume: Shaped[np.ndarray, "depth height width"], geometry: CTGeometry, path: Path) -> None:
     if volume.shape != geometry.shape:
-        raise InputError(f"{path}: got an array of {volume.shape} for a CT of {geometry.shape}; use the CT's own grid")
+        reason = f"got an array of {volume.shape} for a CT of {geometry.shape}; use the CT's own grid"
+        raise InputError(reason, path=path)

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from data_pipeline.dicom.geometry import CTGeometry
+from data_pipeline.export.lesions import volume_ml
 from data_pipeline.export.nifti import require_grid
 from data_pipeline.files import atomic_path
 from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
@@ -195,7 +196,7 @@ def _scale_bar(axes: Axes, view: _View, length_mm: int = 50) -> None:
 
 def _head(figure: Figure, geometry: CTGeometry, masks: dict[str, Bool[np.ndarray, "depth height width"]]) -> None:
     """Title with volumes and Dice, legend, and a line with window and purpose."""
-    volumes = {name: mask.sum() * geometry.voxel_volume_mm3 / 1000 for name, mask in masks.items()}
+    volumes = {name: volume_ml(mask, geometry) for name, mask in masks.items()}
     facts = [f"{name} {volume:.1f} cm³" for name, volume in volumes.items()]
     if "reference" in masks and any(volumes.values()):
         overlap = (masks["prediction"] & masks["reference"]).sum()

@@ -75,7 +75,17 @@ def prepare_export(
         InputError: the mask has another shape, or a slice's file is missing, unreadable or without its UIDs.
     """
     if mask.shape != geometry.shape:
-        raise InputError(f"{path}: the mask is {mask.shape}, the CT {geometry.shape}; export it on the CT's own grid")
+        reason = f"the mask is {mask.shape}, the CT {geometry.shape}; export it on the CT's own grid"
+        raise InputError(reason, path=path)
+    return mask.astype(bool), source_headers(geometry, source_files)
+
+
+def source_headers(geometry: CTGeometry, source_files: Sequence[Path]) -> list[Dataset]:
+    """The repaired headers of `prepare_export`, in the order of `geometry`.
+
+    Raises:
+        InputError: a slice's file is missing, unreadable or without its UIDs.
+    """
     headers: dict[str, Dataset] = {}
     with quiet_pydicom():
         for file in source_files:
@@ -83,9 +93,9 @@ def prepare_export(
             headers[str(header.SOPInstanceUID)] = header
     missing = sum(uid not in headers for uid in geometry.sop_instance_uids)
     if missing:
-        where = source_files[0].parent if source_files else "the CT"
-        raise InputError(f"{where}: {missing} of {geometry.shape[0]} slices are missing; name all files of the series")
-    return mask.astype(bool), [headers[uid] for uid in geometry.sop_instance_uids]
+        reason = f"{missing} of {geometry.shape[0]} slices are missing; name all files of the series"
+        raise InputError(reason, path=source_files[0].parent if source_files else None)
+    return [headers[uid] for uid in geometry.sop_instance_uids]
 
 
 def describe_error(error: Exception) -> str:
@@ -100,11 +110,10 @@ def _read_header(file: Path, spacing_mm: float) -> Dataset:
         if not all(original[keyword].value for keyword in _UIDS):
             raise KeyError
     except KeyError:
-        raise InputError(
-            f"{file}: DICOM exports need its UIDs (study, series, frame of reference, image); export NIfTI"
-        ) from None
+        reason = "DICOM exports need its UIDs (study, series, frame of reference, image); export NIfTI"
+        raise InputError(reason, path=file) from None
     except Exception as error:  # pydicom raises errors of many kinds on a damaged file
-        raise InputError(f"{file}: no readable CT slice ({type(error).__name__}); restore the file") from error
+        raise InputError(f"no readable CT slice ({type(error).__name__}); restore the file", path=file) from error
     header = Dataset()
     header.SOPClassUID, header.Modality = CTImageStorage, "CT"
     header.SliceThickness = _thickness(original) or spacing_mm

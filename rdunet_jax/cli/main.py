@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -24,15 +24,15 @@ from rdunet_jax.config import (
     HostsConfig,
     InferenceConfig,
     ModelConfig,
-    PostprocessingOverrides,
     Recipe,
+    SegmentOptions,
     TrainConfig,
 )
 from rdunet_jax.networks.named import KERAS, model_config
 from rdunet_jax.workflows.start_up import mistakes_in_one_line, parse, prepare_jax
 
 _SETTINGS, _OPTIONS, _INFERENCE, _HOSTS = DatasetSettings(), PrepareOptions(), InferenceConfig(), HostsConfig()
-_OVERRIDES, _EVALUATE = PostprocessingOverrides(), EvaluateOptions()
+_EVALUATE, _SEGMENT = EvaluateOptions(), SegmentOptions()
 # In a log file rich would take 80 columns, too few for the tables.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 120)
 
@@ -145,40 +145,22 @@ def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = N
 
 
 def segment(
-    source: Positional[Path],
-    workdir: Path,
-    output: Path,
-    format: tuple[Literal["nifti", "seg", "rtstruct"], ...] = ("nifti",),
-    overrides: OmitArgPrefixes[PostprocessingOverrides] = _OVERRIDES,
-    keep_ids: bool = False,
-    key: Path | None = None,
-    html: bool = False,
+    source: Positional[Path], workdir: Path, output: Path, options: OmitArgPrefixes[SegmentOptions] = _SEGMENT
 ) -> None:
-    """Segment CT series with a trained network: a mask on the CT's own grid and a picture.
+    """Segment CT series with a trained network: a mask on the CT's own grid, a picture and a report.
+
+    The exit status is 0 if every CT was segmented, 1 if some failed or lack a file, 2 if none could be segmented.
 
     Args:
         source: Folder with the DICOM files of one CT or of several.
         workdir: Folder of the run whose best network is used.
-        output: Folder for the mask and `overview.png`; of several CTs each gets a folder in it.
-        format: NIfTI (`mask.nii.gz`), DICOM Segmentation (`seg.dcm`), RT Structure Set (`rtstruct.dcm`). The DICOM
-            files refer to the CT's slices, and so carry patient and study as the CT does.
-        keep_ids: Name the folders of several CTs by Patient ID instead of by keyed pseudonym.
-        key: File with the pseudonyms' secret key (default: ~/.config/rdunet/pseudonym.key, made at first use).
-        html: Also write `page.html`, one file to look at slices and overlays in a browser.
+        output: Folder for the mask, `overview.png` and `report.json`; each of several CTs gets a folder in it, and
+            `report.csv` lists them.
     """
     from rdunet_jax.workflows.segment import segment_source
 
-    segment_source(
-        source,
-        workdir,
-        output,
-        console,
-        formats=format,
-        overrides=overrides,
-        keep_ids=keep_ids,
-        key=key,
-        html=html,
-    )
+    if segment_source(source, workdir, output, console, options):
+        sys.exit(1)
 
 
 def models(name: Positional[str | None] = None, image_size: int = 256) -> None:

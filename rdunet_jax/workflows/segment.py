@@ -1,133 +1,334 @@
-"""`rdunet segment`."""
+"""`rdunet segment`: masks of new CTs on their own grid, with a report and a picture of each."""
 
+import csv
+import errno
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float32
 from rich.console import Console
+from rich.text import Text
 
 from data_pipeline.contours.mask import mask_from_contours
 from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.volume import CTVolume, read_volume
 from data_pipeline.errors import InputError
-from data_pipeline.export.dicom import write_rtstruct, write_seg
-from data_pipeline.export.nifti import write_nifti
+from data_pipeline.export.lesions import measure_lesions, volume_ml
+from data_pipeline.export.masks import MASK_FILES, find_obstacle, write_mask
 from data_pipeline.export.overview import write_overview
 from data_pipeline.preprocessing.patient import prepare_image
-from data_pipeline.privacy import load_key, pseudonym
-from data_pipeline.settings import DEFAULT_ROI
-from rdunet_jax.config import PostprocessingConfig, PostprocessingOverrides
+from data_pipeline.privacy import DEFAULT_KEY_FILE, in_home, load_key, one_line, pseudonym, safe_name, safe_names
+from data_pipeline.settings import DEFAULT_ROI, MaskFormat
+from rdunet_jax.config import PostprocessingConfig, SegmentOptions
+from rdunet_jax.files import atomic_path
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.training_data import TrainingData
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.workflows.prediction import ct_prediction, in_words, sliding_window
+from rdunet_jax.workflows.segment_report import (
+    REPORT,
+    TABLE,
+    CTFacts,
+    CTReport,
+    NetworkFacts,
+    Seen,
+    SourceReport,
+    reason_of,
+)
 
-Format = Literal["nifti", "seg", "rtstruct"]
-FILES: dict[Format, str] = {"nifti": "mask.nii.gz", "seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
-_RUNS_OWN = PostprocessingOverrides()
+PICTURE, PAGE = "overview.png", "page.html"
+_DEFAULTS = SegmentOptions()
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_SEEN_IN_WORDS = {
+    "trained": "the network was trained on this patient: the mask says nothing about its quality on new patients",
+    "selected": "the network's checkpoint was chosen by this patient: its mask is better than those of new patients",
+}
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What the CTs of one command share."""
+
+    network: TrainedNetwork
+    window: SlidingWindow
+    postprocessing: PostprocessingConfig
+    options: SegmentOptions
+    source: SourceReport
+    console: Console
+
+    def say(self, text: str) -> None:
+        """Prints a line. Nothing in it is read as markup or as a control code."""
+        self.console.print(Text(one_line(text)))
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    mask: Bool[np.ndarray, "depth height width"]
+    probabilities: Float32[np.ndarray, "depth height width"]
+    truth: Bool[np.ndarray, "depth height width"] | None
+    """The mask of the CT's own contours, if it has any."""
 
 
 def segment_source(
-    source: Path,
-    workdir: Path,
-    output: Path,
-    console: Console,
-    *,
-    formats: tuple[Format, ...] = ("nifti",),
-    overrides: PostprocessingOverrides = _RUNS_OWN,
-    keep_ids: bool = False,
-    key: Path | None = None,
-    html: bool = False,
-) -> None:
-    """Segments every CT found; one that cannot be used is told and left out, unless it is the only one."""
+    source: Path, workdir: Path, output: Path, console: Console, options: SegmentOptions = _DEFAULTS
+) -> int:
+    """Segments every CT in a folder, one at a time; returns how many failed or are incomplete.
+
+    One CT is written into `output`, several into a folder each, with `report.csv` for all of them. A CT that fails is
+    reported, and the others are still segmented. The volume of one CT is in host memory as a whole, with its mask and
+    probabilities; memory on the device does not depend on its length.
+
+    Args:
+        source: folder with the DICOM files.
+        workdir: folder of the run whose best network is used.
+        output: folder for masks, pictures and reports.
+        console: for the progress bar and the results.
+        options: formats, post-processing, identities.
+
+    Raises:
+        InputError: there is no network or no CT, none of the CTs can be segmented, or the disk is full.
+    """
     network = load_trained(workdir)
-    postprocessing = overrides.applied_to(network.config.inference)
-    window = sliding_window(network)
-    patients = discover(source).series
-    secret = b"" if keep_ids or len(patients) == 1 else load_key(*filter(None, [key]))
-    failures: list[InputError] = []
-    for number, patient in enumerate(patients, 1):
-        folder = output
-        if len(patients) > 1:
-            name = patient.patient_id if keep_ids else pseudonym(patient.patient_id, secret)
-            folder = output / f"{number:03d}-{name}"
+    postprocessing = options.applied_to(network.config.inference)
+    found = discover(source)
+    about_source = SourceReport.of(found, source, options.keep_ids)
+    session = _Session(network, sliding_window(network), postprocessing, options, about_source, console)
+    for line in about_source.lines():
+        session.say(line)
+    several = len(found.series) > 1
+    key = _load_key(options, required=several)
+    names = _names([one.patient_id for one in found.series], key, options.keep_ids)
+    training_data = TrainingData.load(workdir)
+    reports: dict[str, CTReport] = {}
+    for number, series in enumerate(found.series, 1):
+        report = CTReport(names[series.patient_id], source=about_source)
+        report.seen_by_network = _seen(training_data, series.patient_id, key)
+        folder = f"{number:03d}-{report.patient}" if several else ""
+        reports[folder] = report
+        if several:
+            session.say(f"{number} of {len(found.series)}: {report.patient}")
         try:
-            _segment_patient(patient, network, postprocessing, window, folder, formats, html, console)
-        except InputError as error:
-            failures.append(error)
-            console.print(f"left out: {error}", markup=False)
-    if len(failures) == len(patients):
-        raise failures[0]
+            _segment(series, report, session, output / folder)
+        except Exception as error:
+            _take_failure(error, report, session, several)
+            if not several:
+                raise InputError(f"cannot be segmented: {report.failure}", path=source) from error
+            report.write(output / folder)
+    if several:
+        _write_table(output / TABLE, reports)
+        session.say(f"table: {output / TABLE}")
+    failed = [report.failure for report in reports.values() if report.failure]
+    if len(failed) == len(reports):
+        raise InputError(f"none of its {len(failed)} CT series can be segmented: {failed[0]}", path=source)
+    return sum(report.status != "segmented" for report in reports.values())
 
 
-def _segment_patient(
-    patient: CTSeries,
-    network: TrainedNetwork,
-    postprocessing: PostprocessingConfig,
-    window: SlidingWindow,
-    folder: Path,
-    formats: tuple[Format, ...],
-    html: bool,
-    console: Console,
-) -> None:
-    volume = read_volume(patient)
-    with progress_bar(console) as progress:
+def _take_failure(error: Exception, report: CTReport, session: _Session, several: bool) -> None:
+    """Notes why a CT failed. Raises the error again where the next CT would fail too, or where it is a defect."""
+    if isinstance(error, InputError):
+        if _is_full_disk(error):
+            raise error
+        report.failure = reason_of(error, session.options.keep_ids)
+    elif several:  # one CT must not stop the others; the error's own text may hold values from the file
+        report.failure = f"unexpected {type(error).__name__}; segment this CT alone to see where"
+    else:
+        raise error
+    if several:
+        session.say(f"failed: {report.failure}")
+
+
+def _is_full_disk(error: InputError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL_DISK
+
+
+def _segment(series: CTSeries, report: CTReport, session: _Session, folder: Path) -> None:
+    """Reads, predicts and writes one CT, and fills its report."""
+    volume = read_volume(series)
+    _describe(volume, series, report, session)
+    formats: list[MaskFormat] = []
+    for name in dict.fromkeys(session.options.format):
+        obstacle = find_obstacle(name, volume.geometry, series.files)
+        if obstacle is None:
+            formats.append(name)
+            continue
+        _remove_earlier(folder / MASK_FILES[name])
+        report.not_written[name] = reason_of(obstacle, session.options.keep_ids)
+        session.say(f"note: {name} will not be written: {report.not_written[name]}")
+    prediction = _predict(volume, series, report, session)
+    report.tumour_ml = round(volume_ml(prediction.mask, volume.geometry), 4)
+    report.tumour_slices = int(prediction.mask.any(axis=(1, 2)).sum())
+    report.lesions = measure_lesions(prediction.mask, volume.hounsfield, volume.geometry)
+    failed = _write_files(prediction, volume, series, report, session, folder, formats)
+    report.status = "incomplete" if failed else "segmented"
+    report.write(folder)
+    _say_results(report, session, folder)
+
+
+def _describe(volume: CTVolume, series: CTSeries, report: CTReport, session: _Session) -> None:
+    """What is known before the network runs."""
+    network = session.network
+    report.ct = CTFacts(
+        len(series.files),
+        *volume.geometry.shape,
+        spacing_mm=volume.geometry.spacing_mm,
+        hounsfield_range=(int(volume.hounsfield.min()), int(volume.hounsfield.max())),
+    )
+    report.network = NetworkFacts(
+        network.config.model.name, network.step, "best" if network.is_best else "latest", session.postprocessing
+    )
+    report.warnings += [one_line(note) for note in volume.notes]
+    if report.seen_by_network in _SEEN_IN_WORDS:
+        report.warnings.append(_SEEN_IN_WORDS[report.seen_by_network])
+    for warning in report.warnings:
+        session.say(f"note: {warning}")
+
+
+def _predict(volume: CTVolume, series: CTSeries, report: CTReport, session: _Session) -> _Prediction:
+    config = session.network.config
+    with progress_bar(session.console) as progress:
         bar = progress.add_task("segmenting", total=None)
-        image = prepare_image(volume, network.config.intensity, network.config.image_size)
-        probabilities = window(
-            network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
+        image = prepare_image(volume, config.intensity, config.image_size)
+        probabilities = session.window(
+            session.network.variables, image, lambda done, total: progress.update(bar, completed=done, total=total)
         )
-    prediction, on_ct = ct_prediction(probabilities, volume.hounsfield.shape, postprocessing)
-    _write(prediction, volume, patient, folder, formats)
-    truth = _contoured(patient, volume)
-    write_overview(volume.hounsfield, volume.geometry, folder / "overview.png", prediction, truth)
-    if html:
-        page = Page()
-        page.add(
-            PagePatient(
-                name="patient",  # the page may be passed on
-                image=volume.hounsfield,
-                spacing_mm=volume.geometry.spacing_mm,
-                prediction=prediction,
-                probabilities=on_ct,
-                truth=truth,
-            )
-        )
-        page.write(folder / "page.html", "Segmented CT", {}, [in_words(postprocessing)])
-    millilitres = prediction.sum() * volume.geometry.voxel_volume_mm3 / 1000
-    held = int(prediction.any(axis=(1, 2)).sum())
-    console.print(f"tumour: {millilitres:.1f} ml on {held} of {len(prediction)} slices ({in_words(postprocessing)})")
-    for name in formats:
-        console.print(f"mask:    {folder / FILES[name]}", markup=False)
-    console.print(f"picture: {folder / 'overview.png'}", markup=False)
-    if html:
-        console.print(f"page:    {folder / 'page.html'}", markup=False)
+    if not np.isfinite(probabilities).all():  # NaN exceeds no threshold, so it would pass for a CT without tumour
+        raise InputError("the network's probabilities are not finite; use another run")
+    mask, on_ct = ct_prediction(probabilities, volume.hounsfield.shape, session.postprocessing)
+    return _Prediction(mask, on_ct, _contoured(series, volume, report, session.options.keep_ids))
 
 
-def _write(mask: np.ndarray, volume: CTVolume, patient: CTSeries, folder: Path, formats: tuple[Format, ...]) -> None:
-    """The mask in each format; what a format cannot say is told after the others are written."""
-    refused: list[InputError] = []
-    for name in formats:
-        try:
-            if name == "nifti":
-                write_nifti(mask, volume.geometry, folder / FILES[name])
-            else:
-                write = write_seg if name == "seg" else write_rtstruct
-                write(mask, volume.geometry, patient.files, folder / FILES[name])
-        except InputError as error:
-            refused.append(error)
-    if refused:
-        raise refused[0]
-
-
-def _contoured(patient: CTSeries, volume: CTVolume) -> np.ndarray | None:
-    """The mask of the CT's own contours, to draw beside the prediction where there are any."""
-    for path in patient.rtstructs:
+def _contoured(
+    series: CTSeries, volume: CTVolume, report: CTReport, keep_ids: bool
+) -> Bool[np.ndarray, "depth height width"] | None:
+    """The mask of the CT's own contours, to draw beside the prediction; None if there are none that can be used."""
+    for path in series.rtstructs:
         try:
             mask, _ = mask_from_contours(read_contours(path, DEFAULT_ROI), volume.geometry)
-        except InputError:  # no such ROI: the picture does without
-            continue
-        return mask
+        except InputError as error:
+            report.warnings.append(f"contours of an RTSTRUCT are not shown: {reason_of(error, keep_ids)}")
+        else:
+            return mask
     return None
+
+
+def _write_files(
+    prediction: _Prediction,
+    volume: CTVolume,
+    series: CTSeries,
+    report: CTReport,
+    session: _Session,
+    folder: Path,
+    formats: list[MaskFormat],
+) -> list[InputError]:
+    """Writes all files that it can; returns why others could not be written.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    writers: dict[str, tuple[str, Callable[[], None]]] = {
+        name: (
+            MASK_FILES[name],
+            lambda name=name: write_mask(name, prediction.mask, volume.geometry, series.files, folder),
+        )
+        for name in formats
+    }
+    writers["picture"] = (
+        PICTURE,
+        lambda: write_overview(volume.hounsfield, volume.geometry, folder / PICTURE, prediction.mask, prediction.truth),
+    )
+    if session.options.html:
+        writers["page"] = PAGE, lambda: _write_page(prediction, volume, report, session, folder / PAGE)
+    failed = []
+    for kind, (name, write) in writers.items():
+        try:
+            write()
+            report.files[kind] = name
+        except InputError as error:
+            failed.append(error)
+            _remove_earlier(folder / name)
+            report.not_written[kind] = reason_of(error, session.options.keep_ids)
+            session.say(f"{kind} cannot be written: {report.not_written[kind]}")
+    if full := [error for error in failed if _is_full_disk(error)]:
+        raise full[0]
+    return failed
+
+
+def _remove_earlier(path: Path) -> None:
+    """A file of an earlier command must not pass for the one that this command could not write."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _write_page(prediction: _Prediction, volume: CTVolume, report: CTReport, session: _Session, path: Path) -> None:
+    page = Page()
+    page.add(
+        PagePatient(
+            name="patient",  # the page may be passed on
+            image=volume.hounsfield,
+            spacing_mm=volume.geometry.spacing_mm,
+            prediction=prediction.mask,
+            probabilities=prediction.probabilities,
+            truth=prediction.truth,
+        )
+    )
+    notes = [in_words(session.postprocessing), *report.warnings]
+    page.write(path, "Segmented CT", {}, [f"{note[:1].upper()}{note[1:]}." for note in notes])
+
+
+def _say_results(report: CTReport, session: _Session, folder: Path) -> None:
+    assert report.ct is not None  # described before it was segmented
+    session.say(
+        f"tumour: {report.tumour_ml:.1f} ml on {report.tumour_slices} of {report.ct.slices} slices, "
+        f"{len(report.lesions)} lesions ({in_words(session.postprocessing)})"
+    )
+    for kind, name in (report.files | {"report": REPORT}).items():
+        session.say(f"{kind}: {folder / name}")
+
+
+def _load_key(options: SegmentOptions, required: bool) -> bytes | None:
+    """The key of the pseudonyms. Where nothing is named by it, it is read only if there is one."""
+    if options.key is not None or (required and not options.keep_ids):
+        return load_key(options.key)
+    default = in_home(DEFAULT_KEY_FILE)
+    try:
+        return load_key(default) if default is not None and default.exists() else None
+    except (InputError, OSError):
+        return None
+
+
+def _names(patient_ids: list[str], key: bytes | None, keep_ids: bool) -> dict[str, str]:
+    """What the CTs are called in folders and reports, by Patient ID."""
+    if keep_ids:
+        return safe_names(patient_ids)
+    return {one: pseudonym(one, key) if key is not None else "patient" for one in patient_ids}
+
+
+def _seen(training_data: TrainingData | None, patient_id: str, key: bytes | None) -> Seen:
+    """Whether the run was trained or selected on a person, whatever the CT."""
+    if training_data is None:
+        return "unknown"
+    known = (*training_data.trained_on, *training_data.selected_on)
+    # Names in data sets: a person's further CTs end in .ct2 and so on, and IDs that differ in case only get digests.
+    mine = {safe_name(patient_id), safe_names([patient_id, patient_id.swapcase()])[patient_id]}
+    if key is not None:
+        mine.add(pseudonym(patient_id, key))
+    uses = training_data.seen(name for name in known if re.sub(r"\.ct\d+$", "", name) in mine).values()
+    if uses:
+        return "trained" if "trained" in uses else "selected"
+    has_pseudonyms = any(re.match(r"P-[0-9a-f]{10}\b", name) for name in known)
+    return "unknown" if key is None and has_pseudonyms else "not_found"
+
+
+def _write_table(path: Path, reports: dict[str, CTReport]) -> None:
+    rows = [report.row(folder) for folder, report in reports.items()]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)

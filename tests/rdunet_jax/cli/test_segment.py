@@ -1,0 +1,320 @@
+"""`rdunet segment` on CTs that are unusual: what it writes, what it prints, what it refuses, and its status."""
+
+import csv
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.uid import UID
+
+from data_pipeline.contours.mask import mask_from_contours
+from data_pipeline.contours.rtstruct import read_contours
+from data_pipeline.dicom.discovery import discover
+from data_pipeline.dicom.files import quiet_pydicom
+from data_pipeline.dicom.volume import read_volume
+from data_pipeline.export.dicom import ROI_NAME
+from data_pipeline.privacy import load_key, pseudonym
+from rdunet_jax.cli import main as cli
+from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.training_data import DataIdentity, TrainingData
+from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training.step import create_state
+from tests.data_pipeline.dicom_files import write_series
+
+TISSUE = np.full((9, 12, 10), 1100, np.uint16)
+TISSUE[:, :2] = 24  # air around the body
+UNEVEN = np.array([0, 3, 6, 12, 15, 21, 24, 27, 30.0])
+"""z in mm: gaps of 3 and 6, as in LUNG1-014."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network was never trained. At its threshold of 0 every voxel is tumour, so that volumes are known."""
+    workdir = tmp_path_factory.mktemp("run")
+    network = model_config("tiny", widths=(2, 2), recurrent_width=2, recurrent_layers=1)
+    run = RunConfig(network, TrainConfig(), InferenceConfig(threshold=0.0, dilation_diameter=1), "hu_window", 16)
+    run.save(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(1, create_state(create_model(network), run.train, (8, 16, 16)))
+    checkpoints.close()
+    return workdir
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    error: str
+    output: Path
+
+    def report(self, folder: str = "") -> dict[str, Any]:
+        return json.loads((self.output / folder / "report.json").read_text())
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.output / "report.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.output)) for path in self.output.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def segment(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs `rdunet segment` on tmp_path/in, in this process."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the pseudonyms' key is made there
+
+    def run(*arguments: object, source: Path = tmp_path / "in", workdir: Path = trained) -> Result:
+        output = tmp_path / "a" / "b" / "c" / "out"
+        command = ["rdunet", "segment", source, "--workdir", workdir, "--output", output, *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Result(status, *capfd.readouterr(), output)
+
+    return run
+
+
+def write_ct(folder: Path, patient: int = 1, **options: Any) -> None:
+    write_series(folder, **{"stored": TISSUE, "patient": patient, **options})
+
+
+def positions(z: Sequence[float] | np.ndarray) -> np.ndarray:
+    return np.column_stack([np.full(len(z), -20.0), np.full(len(z), 30.0), z])
+
+
+def test_one_ct(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    result = segment("--html")
+    assert result.status == 0 and result.error == ""
+    assert result.files() == ["mask.nii.gz", "overview.png", "page.html", "report.json"]
+    report = result.report()
+    assert report["status"] == "segmented" and report["warnings"] == [] and report["not_written"] == {}
+    assert report["files"] == {"nifti": "mask.nii.gz", "picture": "overview.png", "page": "page.html"}
+    millilitres = 9 * 12 * 10 * 3.0 * 0.8 * 0.7 / 1000
+    assert report["tumour_ml"] == pytest.approx(millilitres, abs=1e-4)
+    (lesion,) = report["lesions"]
+    # the first pixel's center is at (-20, 30, 5)
+    assert lesion["centroid_mm"] == pytest.approx([-20 + 4.5 * 0.7, 30 + 5.5 * 0.8, 5 + 4 * 3.0], abs=0.01)
+    assert (lesion["first_slice"], lesion["last_slice"], lesion["voxels"]) == (1, 9, TISSUE.size)
+    assert lesion["mean_hu"] == pytest.approx(TISSUE.mean() - 1024, abs=0.1)
+    assert report["ct"]["spacing_mm"] == [3.0, 0.8, 0.7] and report["network"]["step"] == 1
+    assert f"tumour: {millilitres:.1f} ml on 9 of 9 slices, 1 lesions" in result.out
+
+
+def test_all_that_choose_postprocessing_picks_is_accepted(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    result = segment("--threshold", "histogram", "--kernel", "square", "--dilation-diameter", 3)
+    assert result.status == 0
+    chosen = {"threshold": "histogram", "kernel": "square", "dilation_diameter": 3}
+    assert result.report()["network"]["postprocessing"] == chosen
+    for nonsense in (
+        ("--threshold", "nan"),
+        ("--threshold", 2),
+        ("--dilation-diameter", 4),
+        ("--kernel", "ball"),
+        ("--format",),
+    ):
+        assert segment(*nonsense).status == 2
+
+
+def test_uneven_slices_get_every_format_that_can_hold_them(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in", positions=positions(UNEVEN))
+    result = segment("--format", "nifti", "seg", "rtstruct")
+    assert result.status == 0 and result.error == ""
+    assert result.files() == ["overview.png", "report.json", "rtstruct.dcm", "seg.dcm"]
+    report = result.report()
+    assert list(report["not_written"]) == ["nifti"] and "evenly spaced" in report["not_written"]["nifti"]
+    # before the network runs
+    assert result.out.index("nifti will not be written") < result.out.index("tumour:")
+    thickness = np.array([3, 3, 4.5, 4.5, 4.5, 4.5, 3, 3, 3])  # half the distance between a slice's neighbors
+    assert report["tumour_ml"] == pytest.approx(thickness.sum() * 120 * 0.8 * 0.7 / 1000, abs=1e-4)
+    (series,) = discover(tmp_path / "in").series
+    geometry = read_volume(series).geometry
+    mask, _ = mask_from_contours(read_contours(result.output / "rtstruct.dcm", ROI_NAME), geometry)
+    assert mask.all()
+    frames = hd.seg.segread(result.output / "seg.dcm").PerFrameFunctionalGroupsSequence
+    assert sorted(float(one.PlanePositionSequence[0].ImagePositionPatient[2]) for one in frames) == UNEVEN.tolist()
+
+
+def test_uneven_slices_without_a_dicom_format(segment, tmp_path: Path) -> None:
+    """No mask can be written: picture and report are, and say so. An earlier mask does not stay beside them."""
+    write_ct(tmp_path / "in")
+    assert "mask.nii.gz" in segment().files()
+    write_ct(tmp_path / "in", positions=positions(UNEVEN))
+    result = segment()
+    assert result.status == 0 and result.files() == ["overview.png", "report.json"]
+    assert "export as DICOM" in result.out
+
+
+def test_what_was_dropped_rejected_and_ignored_is_reported(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in" / "ct", positions=positions([0, 3, 6, 12, 15, 18, 21, 24, 27]))
+    write_ct(tmp_path / "in" / "mr", series=2, Modality="MR", SOPClassUID=UID("1.2.840.10008.5.1.4.1.1.4"))
+
+    def enhance(index: int, image: Any) -> None:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
+
+    write_ct(tmp_path / "in" / "enhanced", series=3, edit=enhance)
+    (tmp_path / "in" / "notes.txt").write_text("nothing")
+    result = segment("--format", "seg")
+    report = result.report()
+    assert result.status == 0
+    (rejected,) = report["source"]["rejected"]
+    assert rejected["count"] == 9 and "enhanced" in rejected["reason"] and rejected["files"] == []
+    assert report["source"]["ignored"] == {"MR": 9, "not DICOM": 1}
+    (warning,) = report["warnings"]
+    assert "1 slices are missing" in warning
+    for words in (warning, "rejected: 9 files: enhanced", "9 MR, 1 not DICOM"):
+        assert words in result.out
+    assert len(segment("--format", "seg", "--keep-ids").report()["source"]["rejected"][0]["files"]) == 9
+
+
+def test_a_cohort_is_not_lost_to_one_patient(segment, tmp_path: Path, monkeypatch) -> None:
+    for patient in (1, 2, 3):
+        write_ct(tmp_path / "in" / f"CANARY{patient}", patient)
+    (damaged := next((tmp_path / "in" / "CANARY2").iterdir())).write_bytes(damaged.read_bytes()[:-100])
+    result = segment()
+    assert result.status == 1
+    rows = result.rows()
+    assert [row["status"] for row in rows] == ["segmented", "failed", "segmented"]
+    assert rows[1]["failure"] == result.report(rows[1]["folder"])["failure"] != ""
+    assert f"failed: {rows[1]['failure']}" in result.out
+    for row in (rows[0], rows[2]):
+        assert nib.load(result.output / row["folder"] / "mask.nii.gz").shape == (10, 12, 9)
+        assert float(row["tumour_ml"]) == pytest.approx(1.8144) and row["lesions"] == "1"
+    everything = result.out + result.error + str(result.files()) + (result.output / "report.csv").read_text()
+    assert "CANARY" not in everything and "PATIENT-" not in everything
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("Canary^2")
+
+    # also to a defect of ours
+    monkeypatch.setattr("rdunet_jax.workflows.segment.measure_lesions", fail)
+    result = segment()
+    assert result.status == 2 and result.error.count("\n") == 1
+    assert "none of its 3 CT series" in result.error and "RuntimeError" in result.out
+    assert "Canary" not in result.out + result.error
+
+
+def test_a_single_ct_that_cannot_be_used_is_one_line(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in" / "CANARY")
+    (damaged := next((tmp_path / "in" / "CANARY").iterdir())).write_bytes(damaged.read_bytes()[:-100])
+    result = segment()
+    assert result.status == 2 and result.error.count("\n") == 1
+    assert result.error.startswith(f"error: {tmp_path / 'in'}: ") and "CANARY" not in result.error
+    assert not result.output.exists()
+
+
+HOSTILE = (
+    "x/../../../../ESCAPED",
+    "/tmp/rdunet-escaped",
+    "[/bold]x",
+    "..",
+    "a\nb",
+    "\x1b[31mred",
+    "=1+1",
+    ":smile:",
+    "",
+)
+
+
+def test_hostile_patient_ids_are_names_of_files(segment, tmp_path: Path) -> None:
+    for number, identity in enumerate(HOSTILE, 1):
+        write_ct(tmp_path / "in" / str(number), number, PatientID=identity)
+    before = set(tmp_path.rglob("*"))
+    result = segment("--keep-ids")
+    assert result.status == 0 and result.error == ""
+    new = set(tmp_path.rglob("*")) - before - set(result.output.parents)
+    assert all(path.is_relative_to(result.output) for path in new)
+    assert not Path("/tmp/rdunet-escaped").exists()
+    assert len(result.rows()) == len(HOSTILE)
+    assert len(result.files()) == 3 * len(HOSTILE) + 1
+    assert "\x1b" not in result.out and "☺" not in result.out and "😄" not in result.out
+    assert all(row["patient"][0] not in "=+-@" for row in result.rows())
+
+
+def test_a_file_that_cannot_be_written_withholds_no_other(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    output = segment().output
+    (output / "mask.nii.gz").unlink()
+    (output / "mask.nii.gz").mkdir()
+    result = segment("--format", "nifti", "seg")
+    assert result.status == 1 and "nifti cannot be written" in result.out
+    assert result.report()["status"] == "incomplete"
+    assert set(result.report()["files"]) == {"seg", "picture"} and (output / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("patients", [1, 2])
+def test_a_full_disk_is_one_line(segment, tmp_path: Path, monkeypatch, patients: int) -> None:
+    for patient in range(1, patients + 1):
+        write_ct(tmp_path / "in" / str(patient), patient)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nibabel.save", full)
+    result = segment()
+    assert result.status == 2 and result.error.count("\n") == 1 and "No space left" in result.error
+
+
+def trained_on(run: Path, workdir: Path, trained: Sequence[str] = (), selected: Sequence[str] = ()) -> Path:
+    """The run as a link, with a list of its patients."""
+    workdir.mkdir()
+    for path in run.iterdir():
+        (workdir / path.name).symlink_to(path)
+    TrainingData((DataIdentity("hu_window_16", "0" * 64, "1" * 64),), tuple(trained), tuple(selected)).save(workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("use", ["trained", "selected"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_patient_of_the_run_is_marked(segment, trained: Path, tmp_path: Path, use: str, kept: bool) -> None:
+    write_ct(tmp_path / "in")
+    (tmp_path / "home/.config/rdunet").mkdir(parents=True)
+    key = load_key(tmp_path / "home/.config/rdunet/pseudonym.key")
+    name = ("PATIENT-1" if kept else pseudonym("PATIENT-1", key)) + ".ct2"
+    workdir = trained_on(trained, tmp_path / "known", **{use: [name]})
+    result = segment("--html", workdir=workdir)
+    assert result.status == 0
+    assert result.report()["seen_by_network"] == use
+    (warning,) = result.report()["warnings"]
+    assert f"note: {warning}" in result.out and warning[1:] in (result.output / "page.html").read_text()
+
+    other = trained_on(trained, tmp_path / "other", **{use: ["P-0123456789", "PATIENT-11"]})
+    result = segment(workdir=other)
+    assert result.report()["seen_by_network"] == "not_found" and result.report()["warnings"] == []
+
+
+def test_an_unknown_patient_is_not_called_new(segment, trained: Path, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    assert segment().report()["seen_by_network"] == "unknown"  # the run has no list
+    workdir = trained_on(trained, tmp_path / "known", ["P-0123456789"])
+    assert segment(workdir=workdir).report()["seen_by_network"] == "unknown"  # there is no key
+
+
+def test_nothing_of_a_damaged_header_is_printed(segment, tmp_path: Path) -> None:
+    """pydicom warns of such values, and quotes them."""
+
+    def spoil(index: int, image: Any) -> None:
+        image.add_new("StudyDate", "DA", "CANARY-DATE")
+        image.add_new("ReferringPhysicianName", "PN", "CANARY=" * 5)
+        image.add_new("PatientBirthDate", "DA", "CANARY-BIRTH")
+        image.add_new("AccessionNumber", "SH", "CANARY-" * 10)
+
+    with quiet_pydicom():
+        write_ct(tmp_path / "in", edit=spoil)
+    result = segment("--format", "seg", "rtstruct")
+    assert result.status == 0 and result.error == "" and "CANARY" not in result.out
