@@ -92,6 +92,6 @@ def test_dicom_exports_alone_keep_patient_and_study(tmp_path: Path, monkeypatch,
         cli.main()
     assert "CANARY" not in capfd.readouterr().out
     files = {path.name: path for path in (tmp_path / "masks").iterdir()}
-    assert set(files) == {"seg.dcm", "rtstruct.dcm", "overview.png"}
+    assert set(files) == {"seg.dcm", "rtstruct.dcm", "overview.png", "report.json"}
     for name in ("seg.dcm", "rtstruct.dcm"):
         assert pydicom.dcmread(files[name]).PatientID == "CANARYID0"
