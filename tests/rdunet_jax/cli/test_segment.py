@@ -121,14 +121,23 @@ def test_all_that_choose_postprocessing_picks_is_accepted(segment, tmp_path: Pat
     assert result.status == 0
     chosen = {"threshold": "histogram", "kernel": "square", "dilation_diameter": 3}
     assert result.report()["network"]["postprocessing"] == chosen
-    for nonsense in (
-        ("--threshold", "nan"),
-        ("--threshold", 2),
-        ("--dilation-diameter", 4),
-        ("--kernel", "ball"),
-        ("--format",),
-    ):
-        assert segment(*nonsense).status == 2
+
+
+NONSENSE = (
+    ("--threshold", "nan"),
+    ("--threshold", 2),
+    ("--dilation-diameter", 4),
+    ("--kernel", "ball"),
+    ("--format",),
+    ("--format", "png"),
+)
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_nonsense_is_refused(segment, tmp_path: Path, nonsense: tuple[object, ...]) -> None:
+    write_ct(tmp_path / "in")
+    result = segment(*nonsense)
+    assert result.status == 2 and not result.output.exists()
 
 
 def test_uneven_slices_get_every_format_that_can_hold_them(segment, tmp_path: Path) -> None:
