@@ -215,6 +215,8 @@ class PostprocessingOverrides:
     """Diameter in pixels of the dilating kernel, an odd number; 1 dilates nothing (default: the run's)."""
     kernel: Kernel | None = None
     """Shape of the dilating kernel (default: the run's)."""
+    chosen_postprocessing: bool = False
+    """Use what `choose-postprocessing` stored in the run in place of the run's own; the settings above override it."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -243,6 +245,8 @@ class EvaluateOptions(PostprocessingOverrides):
     square if no kernel is given."""
     html: bool = False
     """Also write `page.html`, one file that shows slices, overlays and scores in a browser."""
+    allow_seen: bool = False
+    """Also score patients that the network was trained on or selected by; their scores are marked."""
 
 
 @dataclass(frozen=True)

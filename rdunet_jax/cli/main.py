@@ -113,7 +113,7 @@ def evaluate(
 
     data = Dataset(data_dir, dataset)
     if shard is not None:
-        store_shard(data, workdir, options.split, Shard.parse(shard), console)
+        store_shard(data, workdir, options, Shard.parse(shard), console)
         return
     evaluate_network(data, workdir, console, options)
 
@@ -123,25 +123,28 @@ def compare(one: Positional[Path], other: Positional[Path]) -> None:
 
     Args:
         one: Folder of an evaluation, such as run/evaluation/test.
-        other: Folder of another.
+        other: Folder of another evaluation, by the same protocol.
     """
     from rdunet_jax.workflows.compare import compare_evaluations
 
     compare_evaluations(one, other, console)
 
 
-def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = None) -> None:
-    """Find the threshold and dilation that score best on the validation patients; `evaluate` takes them as flags.
+def choose_postprocessing(data_dir: Path, workdir: Path, dataset: str | None = None, allow_seen: bool = False) -> None:
+    """Find the threshold and dilation that score best on the validation patients.
+
+    The choice is printed as flags for `evaluate` and `segment`, and stored in the run: --chosen-postprocessing uses it.
 
     Args:
         data_dir: Folder with a data set that `rdunet prepare` made.
         workdir: Folder of the run whose best network is used.
         dataset: Name of the data set, where the folder holds several.
+        allow_seen: Also use validation patients that the network was trained on.
     """
     from data_pipeline.loading import Dataset
     from rdunet_jax.workflows.choose_postprocessing import choose
 
-    choose(Dataset(data_dir, dataset), workdir, console)
+    choose(Dataset(data_dir, dataset), workdir, console, allow_seen)
 
 
 def segment(

@@ -88,10 +88,11 @@ class Page:
         Raises:
             ValueError: its arrays differ in depth, its masks in shape, or the image has another dtype.
         """
-        self._heads.append(_head(patient))
+        head = _head(patient)
         masks = {"prediction": _masks(patient.prediction), "truth": _masks(patient.truth)}
-        for side in list(self._slices):
-            pictures = masks | _pictures(patient, side)
+        every = {side: masks | _pictures(patient, side) for side in self._slices}
+        self._heads.append(head)  # from here on nothing can fail
+        for side, pictures in every.items():
             size = len(json.dumps(pictures))
             if self._used[side] + size <= MAX_BYTES:
                 self._used[side] += size

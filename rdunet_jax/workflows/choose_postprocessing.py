@@ -1,74 +1,136 @@
 """`rdunet choose-postprocessing`: threshold, kernel and diameter, chosen on validation patients alone."""
 
-import csv
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from rich.console import Console
 from scipy import ndimage
 
-from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset
 from rdunet_jax.config import Kernel, PostprocessingConfig, Threshold
+from rdunet_jax.errors import RunError
 from rdunet_jax.inference.postprocessing import postprocess, threshold_of, to_ct_grid
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.chosen_postprocessing import FILE, ChosenPostprocessing
 from rdunet_jax.runs.workdir import load_trained
+from rdunet_jax.scoring.labels import LABELS
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
-from rdunet_jax.workflows.display import number, print_table
-from rdunet_jax.workflows.stored_probabilities import store_probabilities
+from rdunet_jax.workflows.display import number, plural, print_table, write_csv
+from rdunet_jax.workflows.seen import SeenPatients
+from rdunet_jax.workflows.stored_probabilities import listed, store_probabilities
 
 THRESHOLDS: tuple[Threshold, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, "histogram")
 DILATIONS: tuple[tuple[Kernel, int], ...] = (("disk", 1), *product(("disk", "square"), (3, 5, 7, 9)))
+CHOICES = tuple(
+    PostprocessingConfig(threshold, diameter, kernel)
+    for threshold, (kernel, diameter) in product(THRESHOLDS, DILATIONS)
+)
 COLUMNS = ("mean_dice_marked_slices", "mean_dice_tumour_slices", "false_positive_slices", "false_negative_slices")
+_LOWEST = min(t for t in THRESHOLDS if isinstance(t, float))
+_REACH = max(diameter for _, diameter in DILATIONS)
 
-Choice = tuple[Threshold, Kernel, int]
 
+def choose(data: Dataset, workdir: Path, console: Console, allow_seen: bool = False) -> PostprocessingConfig:
+    """Scores every choice from one prediction of each validation patient; returns the best and stores it in the run.
 
-def choose(data: Dataset, workdir: Path, console: Console) -> Choice:
-    """Scores every choice from one prediction of each validation patient; returns the best.
+    The best has the highest mean Dice over the slices with tumour or prediction, the number that training watches; of
+    equals it is the first of `CHOICES`. `histogram` picks a threshold for each patient: `histogram_threshold`.
 
-    The best has the highest mean Dice over the slices that hold tumour or prediction, the number that training watches;
-    of equals it is the first of the table. `histogram` picks a threshold for each patient: `histogram_threshold`.
+    Args:
+        allow_seen: whether validation patients may be used that the network was trained on. That it was selected on
+            them is as it should be.
 
     Raises:
-        InputError: the data set holds no validation patients.
+        InputError: the data set has no validation patients, one of them was trained on, or its prediction fails.
     """
     network = load_trained(workdir)
+    seen = SeenPatients.of(data, workdir, "validation")
+    if not allow_seen:
+        seen.refuse(workdir, "trained")
     stored = store_probabilities(data, workdir, "validation", network, console)
-    scores: dict[Choice, list[SliceScores]] = defaultdict(list)
+    if stored.failures:
+        raise RunError(f"{plural(len(stored.failures), 'validation patient')} failed: {listed(stored.failures)}")
+    scores: dict[PostprocessingConfig, list[SliceScores]] = defaultdict(list)
+    names = []
     with progress_bar(console) as progress:
-        bar = progress.add_task("scoring", total=data.patient_count("validation"))
-        for example in data.patients("validation"):
-            probabilities = stored[example]
-            on_ct = to_ct_grid(probabilities, *example.ct_mask.shape[1:])
-            # Only where something is above the lowest threshold, and as far as a kernel reaches, can there be a mask.
-            box = _box(on_ct > min(t for t in THRESHOLDS if isinstance(t, float)), margin=max(d for _, d in DILATIONS))
-            for threshold, (kernel, diameter) in product(THRESHOLDS, DILATIONS):
-                settings = PostprocessingConfig(threshold_of(threshold, probabilities), diameter, kernel)
-                prediction = np.zeros(on_ct.shape, bool)
-                prediction[box] = postprocess(on_ct[box], settings)
-                scores[threshold, kernel, diameter].append(score_slices(prediction, example.ct_mask))
-            progress.advance(bar)
+        count = data.patient_count("validation")
+        for example in progress.track(data.patients("validation"), count, description="scoring"):
+            names.append(example.name)
+            for choice, one in zip(CHOICES, score_choices(stored[example], example.ct_mask), strict=True):
+                scores[choice].append(one)
     summaries = {choice: summarise(patients) for choice, patients in scores.items()}
-    best = max(summaries, key=lambda choice: summaries[choice][COLUMNS[0]] or 0.0)
+    ranked = sorted(summaries, key=lambda choice: -(summaries[choice][COLUMNS[0]] or 0.0))
+    best = ranked[0]
     path = workdir / "evaluation" / "validation" / "postprocessing.csv"
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("threshold", "kernel", "dilation_diameter", *COLUMNS))
-        writer.writerows((*choice, *(summary[name] for name in COLUMNS)) for choice, summary in summaries.items())
-    ranked = sorted(summaries, key=lambda choice: -(summaries[choice][COLUMNS[0]] or 0.0))[:10]
-    rows = [(*map(str, choice), *(number(summaries[choice][name]) for name in COLUMNS[:2])) for choice in ranked]
-    header = ("threshold", "kernel", "diameter", "mean Dice, marked", "mean Dice, tumour")
-    print_table(console, f"Best of {len(summaries)}, validation patients", header, rows)
+    settings = ("threshold", "kernel", "dilation_diameter")
+    write_csv(
+        path,
+        [
+            {name: getattr(choice, name) for name in settings} | {name: summary[name] for name in COLUMNS}
+            for choice, summary in summaries.items()
+        ],
+    )
+    ChosenPostprocessing(best, network.step, data.dataset_sha256, tuple(names)).save(workdir)
+    rows = [
+        (*(str(getattr(choice, name)) for name in settings), *(number(summaries[choice][name]) for name in COLUMNS[:2]))
+        for choice in ranked[:10]
+    ]
+    header = ("threshold", "kernel", "diameter", *(LABELS[name] for name in COLUMNS[:2]))
+    print_table(console, f"Best of {len(summaries)} on {plural(len(names), 'validation patient')}", header, rows)
+    if "trained" in seen.uses.values():
+        console.print("\n".join(seen.notes()), markup=False)
+    console.print("The scores above are of the patients that the choice was made on: evaluate it on test patients.")
     console.print(f"all: {path}", markup=False)
+    console.print(f"chosen: {as_flags(best)}", markup=False)
+    console.print(f"stored: {workdir / FILE}; `--chosen-postprocessing` of evaluate and segment uses it", markup=False)
     return best
 
 
-def _box(mask: Bool[np.ndarray, "depth height width"], margin: int) -> tuple[slice, ...]:
-    """The smallest box around a mask, widened in plane; of an empty mask, one voxel."""
+def as_flags(choice: PostprocessingConfig) -> str:
+    """A choice as flags of `evaluate` and `segment`."""
+    return f"--threshold {choice.threshold} --kernel {choice.kernel} --dilation-diameter {choice.dilation_diameter}"
+
+
+def score_choices(
+    probabilities: Float32[np.ndarray, "depth size size"], truth: Bool[np.ndarray, "depth height width"]
+) -> list[SliceScores]:
+    """A patient's slices scored by each of `CHOICES`.
+
+    Args:
+        truth: on the CT's own grid.
+    """
+    on_ct = to_ct_grid(probabilities, *truth.shape[1:])
+    # A mask can only be where something is above the lowest threshold, and as far as a kernel reaches.
+    box = _box(on_ct > _LOWEST, _REACH)
+    truth_pixels = truth.sum(axis=(1, 2), dtype=np.int64)
+    scores = []
+    for choice in CHOICES:
+        number = threshold_of(choice.threshold, probabilities)
+        mask = postprocess(on_ct[box], PostprocessingConfig(number, choice.dilation_diameter, choice.kernel))
+        inside = score_slices(mask, truth[box])
+        predicted, overlap = np.zeros_like(truth_pixels), np.zeros_like(truth_pixels)
+        predicted[box[0]], overlap[box[0]] = inside.predicted_pixels, inside.overlap_pixels
+        scores.append(SliceScores(truth_pixels, predicted, overlap))
+    return scores
+
+
+def _box(mask: Bool[np.ndarray, "depth height width"], margin: int) -> tuple[slice, slice, slice]:
+    """A box around a mask, at least `margin` pixels wider in plane where the slice reaches as far.
+
+    Its sides are 32 x 2^n pixels, or those of the slice: few sizes, since the dilation is compiled for each.
+    """
     found = ndimage.find_objects(mask.astype(np.int8))
     depth, *plane = found[0] if found else (slice(0, 1),) * 3
-    return (depth, *(slice(max(side.start - margin, 0), side.stop + margin) for side in plane))
+    spans = []
+    needed = max(side.stop - side.start for side in plane) + 2 * margin
+    side = 32
+    while side < needed:
+        side *= 2
+    for span, extent in zip(plane, mask.shape[1:], strict=True):
+        length = min(side, extent)
+        start = max(0, min(span.start - margin, extent - length))
+        spans.append(slice(start, start + length))
+    return depth, spans[0], spans[1]

@@ -1,8 +1,7 @@
-"""`rdunet evaluate`."""
+"""`rdunet evaluate`: score the patients of a split, one at a time."""
 
-import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,25 +10,22 @@ from jaxtyping import Bool, Float32
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
-from rdunet_jax.config import EvaluateOptions, Protocol, SplitName
-from rdunet_jax.files import atomic_path, write_whole
+from data_pipeline.privacy import one_line
+from rdunet_jax.config import EvaluateOptions, PostprocessingConfig, Protocol, SplitName
+from rdunet_jax.errors import RunError
+from rdunet_jax.files import write_whole
 from rdunet_jax.inference.postprocessing import to_ct_grid
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.workdir import load_trained
-from rdunet_jax.scoring.intervals import mean_interval
-from rdunet_jax.scoring.protocols import (
-    PatientScores,
-    ProtocolScores,
-    Summary,
-    score_patient,
-    score_protocol,
-    summarise_protocol,
-)
+from rdunet_jax.scoring.labels import labeled
+from rdunet_jax.scoring.patients import PatientScores, Summary, score_patient, summarize_patients
+from rdunet_jax.scoring.protocols import ProtocolScores, score_protocol, summarise_protocol
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
-from rdunet_jax.workflows.display import number, print_table
-from rdunet_jax.workflows.prediction import ct_prediction, in_words
-from rdunet_jax.workflows.stored_probabilities import store_probabilities
+from rdunet_jax.workflows.display import number, plural, print_table, write_csv
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, postprocessing_of
+from rdunet_jax.workflows.seen import SeenPatients
+from rdunet_jax.workflows.stored_probabilities import StoredProbabilities, listed, reason, store_probabilities
 
 _DEFAULTS = EvaluateOptions()
 
@@ -51,51 +47,103 @@ class ScoredPatient:
 def evaluate_network(data: Dataset, workdir: Path, console: Console, options: EvaluateOptions = _DEFAULTS) -> Summary:
     """Scores the patients of a split and writes the scores into the run; returns the summary.
 
-    One patient is in memory at a time.
+    One patient is in host memory at a time, as a whole; memory on the device does not depend on the number of slices.
 
     Raises:
-        InputError: there is no run, no patient to score, or data set and network do not match.
+        InputError: there is no run, no patient to score, or data set and network do not match; the network has seen
+            the patients before (see `EvaluateOptions.allow_seen`); or, after the scores of the others were written,
+            a patient failed.
     """
     network = load_trained(workdir)
-    if options.kernel is None and options.protocol == "authors_code":
+    if options.kernel is None and options.protocol == "authors_code" and not options.chosen_postprocessing:
         options = replace(options, kernel="square")
-    postprocessing = options.applied_to(network.config.inference)
+    postprocessing = postprocessing_of(workdir, network, options)
+    chosen_at = network.step if options.chosen_postprocessing else None
+    seen = SeenPatients.of(data, workdir, options.split, chosen_at)
+    if not options.allow_seen:
+        seen.refuse(workdir, "trained", "selected")
     stored = store_probabilities(data, workdir, options.split, network, console)
     page = Page() if options.html else None
-    scored: list[ScoredPatient] = []
-    with progress_bar(console) as progress:
-        count = data.patient_count(options.split)
-        for example in progress.track(data.patients(options.split), count, description="scoring"):
-            probabilities = stored[example]
-            prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, postprocessing)
-            # NaN exceeds no threshold, so it would pass for a scan without tumour
-            held = prediction if np.isfinite(probabilities).all() else None
-            pair = (held, example.ct_mask, example.spacing_mm)
-            scored.append(ScoredPatient(example.name, score_protocol(*pair, options.protocol), score_patient(*pair)))
-            if page is not None:
-                page.add(_on_page(example, prediction, on_ct, score_slices(held, example.ct_mask)))
+    scored, failures = _score_all(data, stored, postprocessing, options, page, console)
     summary = summarise_protocol([one.protocol for one in scored], options.protocol)
-    summary |= _in_3d([one.whole for one in scored])
+    summary |= summarize_patients([one.whole for one in scored])
+    notes = [
+        *seen.notes(),
+        f"Network of step {network.step} ({'best' if network.is_best else 'latest'}), {in_words(postprocessing)}.",
+    ]
+    if failures:
+        notes.append(f"NOT IN THE SCORES: {plural(len(failures), 'patient')} that failed, {listed(failures)}.")
     folder = evaluation_folder(workdir, options.split, options.protocol)
-    files = ["summary.json", "slices.csv", "patients.csv"]
-    if page is not None:
-        title = f"Scores, {options.split} patients"
-        page.write(folder / "page.html", title, {"All patients": [summary]}, [in_words(postprocessing)])
-        files.append("page.html")
     settings = {
         "split": options.split,
         "protocol": options.protocol,
         "step": network.step,
         "best": network.is_best,
         **asdict(postprocessing),
+        "chosen_postprocessing": options.chosen_postprocessing,
+        "dataset_sha256": data.dataset_sha256,
+        **seen.fields(),
+        "failed_patients": sorted(failures),
     }
-    _write_scores(folder, settings | summary, scored)
-    _print_slice_scores(console, scored)
-    _print_summary(console, summary, options.protocol)
-    which = "best" if network.is_best else "latest"
-    console.print(f"network of step {network.step} ({which}), {in_words(postprocessing)}")
+    files = _write_scores(folder, settings | summary, scored, seen)
+    if page is not None:
+        title = f"Scores, {options.split} patients"
+        page.write(folder / "page.html", title, {"All patients": list(_as_rows(summary))}, notes)
+        files.append("page.html")
+    _print_scores(console, scored, summary, options.protocol)
+    for note in notes:
+        console.print(note, markup=False)
     console.print(f"scores: {folder} ({', '.join(files)})", markup=False)
+    if failures:
+        raise RunError(f"{folder}: {plural(len(failures), 'patient')} not in the scores: {listed(failures)}")
     return summary
+
+
+def _score_all(
+    data: Dataset,
+    stored: StoredProbabilities,
+    postprocessing: PostprocessingConfig,
+    options: EvaluateOptions,
+    page: Page | None,
+    console: Console,
+) -> tuple[list[ScoredPatient], dict[str, str]]:
+    """Scores the patients one at a time; returns also those that failed, and why.
+
+    Raises:
+        RunError: all failed.
+    """
+    scored, failures = [], dict(stored.failures)
+    with progress_bar(console) as progress:
+        count = data.patient_count(options.split)
+        for example in progress.track(data.patients(options.split), count, description="scoring"):
+            if example.name in failures:
+                continue
+            try:
+                scored.append(_score(example, stored[example], postprocessing, options.protocol, page))
+            except Exception as error:  # one patient must not cost the scores of the others
+                failures[example.name] = reason(error)
+                console.print(f"{one_line(example.name)}: left out, {reason(error)}", markup=False)
+    if not scored:
+        raise RunError(f"{data.folder}: no patient of the split '{options.split}' was scored: {listed(failures)}")
+    return scored, failures
+
+
+def _score(
+    example: PatientExample,
+    probabilities: Float32[np.ndarray, "depth size size"],
+    postprocessing: PostprocessingConfig,
+    protocol: Protocol,
+    page: Page | None,
+) -> ScoredPatient:
+    """Scores one patient, and puts it on the page if there is one."""
+    prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, postprocessing)
+    # NaN exceeds no threshold, so it would pass for a scan without tumour
+    held = prediction if np.isfinite(probabilities).all() else None
+    pair = (held, example.ct_mask, example.spacing_mm)
+    scored = ScoredPatient(example.name, score_protocol(*pair, protocol), score_patient(*pair))
+    if page is not None:
+        page.add(_on_page(example, prediction, on_ct, score_slices(held, example.ct_mask)))
+    return scored
 
 
 def _on_page(
@@ -107,7 +155,7 @@ def _on_page(
     """A patient as the page shows it; its image has the network's resolution, since the data set holds no other."""
     image = to_ct_grid(example.image, *example.ct_mask.shape[1:])
     summary = summarise([scores])
-    shown = ("tumour_slices", "mean_dice_tumour_slices", "false_positive_slices", "false_negative_slices")
+    shown = ("mean_dice_tumour_slices", "tumour_slices", "false_positive_slices", "false_negative_slices")
     return PagePatient(
         name=example.name,
         image=np.rint(image).astype(example.image.dtype),
@@ -115,51 +163,36 @@ def _on_page(
         prediction=prediction,
         probabilities=probabilities,
         truth=example.ct_mask,
-        scores=_readable({name: summary[name] for name in shown}),
+        scores=labeled({name: summary[name] for name in shown}),
     )
 
 
-def _readable(scores: dict[str, float | int | None]) -> dict[str, float | int | None]:
-    """Scores under names to read."""
-    return {name.replace("_", " "): value for name, value in scores.items()}
+def _as_rows(summary: Summary) -> Iterator[dict[str, float | int | str | None]]:
+    """A row for each score, under its label."""
+    for label, value in labeled(summary).items():
+        yield {"Score": label, "Value": value}
 
 
-def _in_3d(whole: list[PatientScores]) -> Summary:
-    """Means over patients, each scored as a whole, and a 95% interval of the Dice."""
-    rows = [patient.row() for patient in whole]
-    summary: Summary = {}
-    for name in ("dice", "iou", "mean_surface_distance_mm", "hd95_mm", "volume_error_mm3"):
-        values = [value for row in rows if (value := row[name]) is not None]
-        summary[f"mean_volumetric_{name}"] = float(np.mean(values)) if values else None
-    low, high = mean_interval(np.array([patient.dice for patient in whole]))
-    summary["mean_volumetric_dice_low"], summary["mean_volumetric_dice_high"] = (
-        None if np.isnan(bound) else bound for bound in (low, high)
-    )
-    summary["patients_without_surface_distance"] = sum(row["hd95_mm"] is None for row in rows)
-    for name in ("lesions", "lesions_missed", "lesions_false_positive"):
-        summary[name] = sum(int(row[name] or 0) for row in rows)
-    return summary
-
-
-def _write_scores(folder: Path, summary: Mapping[str, object], scored: list[ScoredPatient]) -> None:
-    """`slices.csv`, `patients.csv`, and last `summary.json`, each whole or not at all."""
-    with atomic_path(folder / "slices.csv") as path, path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("patient", "slice", "dice", "truth_pixels", "predicted_pixels", "overlap_pixels"))
-        for one in scored:
-            s = one.protocol.slices
-            rows = zip(s.dice.tolist(), s.truth_pixels, s.predicted_pixels, s.overlap_pixels, strict=True)
-            writer.writerows((one.name, number, *row) for number, row in enumerate(rows, one.protocol.first))
-    with atomic_path(folder / "patients.csv") as path, path.open("w", newline="") as file:
-        rows = [{"patient": one.name, **one.whole.row()} for one in scored]
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+def _write_scores(
+    folder: Path, summary: Mapping[str, object], scored: list[ScoredPatient], seen: SeenPatients
+) -> list[str]:
+    """`slices.csv`, `patients.csv`, and last `summary.json`, each whole or not at all; returns their names."""
+    slices = []
+    for one in scored:
+        s = one.protocol.slices
+        rows = zip(s.dice.tolist(), s.truth_pixels, s.predicted_pixels, s.overlap_pixels, strict=True)
+        names = ("dice", "truth_pixels", "predicted_pixels", "overlap_pixels")
+        for index, row in enumerate(rows, one.protocol.first):
+            slices.append({"patient": one.name, "slice": index, **dict(zip(names, row, strict=True))})
+    write_csv(folder / "slices.csv", slices)
+    patients = [{"patient": one.name, **one.whole.row(), "seen": seen.uses.get(one.name, "")} for one in scored]
+    write_csv(folder / "patients.csv", patients)
     write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return ["summary.json", "slices.csv", "patients.csv"]
 
 
-def _print_slice_scores(console: Console, scored: list[ScoredPatient]) -> None:
-    """A row for each patient, and the slices of all patients together in one line."""
+def _print_scores(console: Console, scored: list[ScoredPatient], summary: Summary, protocol: Protocol) -> None:
+    """A row for each patient, then the means over all: of slices, by the protocol, and in 3-D."""
     header = ("patient", "slices", "tumour", "mean Dice, tumour", "median", "mean Dice, all", "FP slices", "FN slices")
     rows = []
     for patient in scored:
@@ -175,23 +208,23 @@ def _print_slice_scores(console: Console, scored: list[ScoredPatient]) -> None:
         f"{number(every['mean_dice_all_slices'])} over all {every['slices']}; "
         f"{every['false_positive_slices']} false positive slices, {every['false_negative_slices']} false negative"
     )
-
-
-def _print_summary(console: Console, summary: Summary, protocol: Protocol) -> None:
-    """The means of the protocol and of the scores in 3-D."""
     if protocol == "authors_code":
         console.print(
             f"authors_code protocol: mean Dice of a patient {number(summary['mean_patient_dice'])} "
             f"(median {number(summary['median_patient_dice'])}), mean surface distance "
             f"{number(summary['mean_surface_distance_mm'])} mm, HD95 {number(summary['mean_hd95_mm'])} mm over "
-            f"{summary['slices_with_surface_distance']} slices"
+            f"{summary['slices_with_surface_distance']} slices; "
+            f"{summary['patients_without_dice']} patients without tumour in these slices left out"
         )
+    low, high = (summary[f"mean_volumetric_dice_{end}"] for end in ("low", "high"))
+    interval = "n = 1" if len(scored) == 1 else f"95% {number(low)} to {number(high)}, n = {len(scored)}"
     console.print(
-        f"in 3-D: mean Dice {number(summary['mean_volumetric_dice'])} "
-        f"(95% {number(summary['mean_volumetric_dice_low'])} to {number(summary['mean_volumetric_dice_high'])}), "
+        f"in 3-D: mean Dice {number(summary['mean_volumetric_dice'])} ({interval}), "
         f"mean surface distance {number(summary['mean_volumetric_mean_surface_distance_mm'])} mm, "
-        f"HD95 {number(summary['mean_volumetric_hd95_mm'])} mm; {summary['lesions_missed']} of {summary['lesions']} "
-        f"lesions missed, {summary['lesions_false_positive']} false positive"
+        f"HD95 {number(summary['mean_volumetric_hd95_mm'])} mm "
+        f"({summary['patients_without_surface_distance']} patients without one left out); "
+        f"{summary['lesions_missed']} of {summary['lesions']} lesions missed, "
+        f"{summary['lesions_false_positive']} false positive"
     )
     if summary["missing_patients"]:
         console.print(f"{summary['missing_patients']} patients without a finite prediction, scored as failures")

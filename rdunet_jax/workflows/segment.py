@@ -31,7 +31,7 @@ from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.training_data import TrainingData
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
-from rdunet_jax.workflows.prediction import ct_prediction, in_words, sliding_window
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, postprocessing_of, sliding_window
 from rdunet_jax.workflows.segment_report import (
     REPORT,
     TABLE,
@@ -96,7 +96,7 @@ def segment_source(
         InputError: there is no network or no CT, none of the CTs can be segmented, or the disk is full.
     """
     network = load_trained(workdir)
-    postprocessing = options.applied_to(network.config.inference)
+    postprocessing = postprocessing_of(workdir, network, options)
     found = discover(source)
     about_source = SourceReport.of(found, source, options.keep_ids)
     session = _Session(network, sliding_window(network), postprocessing, options, about_source, console)

@@ -1,7 +1,8 @@
-"""Probabilities of whole patients, stored one by one: an evaluation that was stopped goes on with the next patient."""
+"""Probabilities of whole patients, stored one by one: a stopped evaluation continues with the next patient."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,17 +12,22 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
-from data_pipeline.errors import InputError
-from data_pipeline.files import atomic_path
 from data_pipeline.loading import Dataset, PatientExample
+from data_pipeline.privacy import one_line, safe_name, safe_names
+from rdunet_jax.config import EvaluateOptions, SplitName
+from rdunet_jax.errors import InputError, RunError
+from rdunet_jax.files import atomic_path
 from rdunet_jax.progress import progress_bar
+from rdunet_jax.runs.checked_json import DamagedError
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
+from rdunet_jax.workflows.display import plural
 from rdunet_jax.workflows.prediction import predict_patients, sliding_window
+from rdunet_jax.workflows.seen import SeenPatients
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The patients first, first + of, first + 2 of ... of a split."""
+    """Every `of`-th patient of a split, from `first` on."""
 
     first: int
     of: int
@@ -31,7 +37,7 @@ class Shard:
         """Reads I/N, counted from 1: 2/4 is the second of four.
 
         Raises:
-            InputError: it is not that.
+            InputError: the text is no such pair of numbers.
         """
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -43,50 +49,71 @@ ALL = Shard(0, 1)
 
 
 class StoredProbabilities:
-    """`evaluation/SPLIT/probabilities/step-STEP-HASH/NAME.npy`: mean probabilities on the network's grid, float32.
+    """`evaluation/SPLIT/probabilities/step-STEP-HASH/NAME.npz`: mean probabilities on the network's grid, float32.
 
     The hash is of weights, settings and data set, so no other network's probabilities are taken for this one's. It is
-    not of the code: who changes how the network predicts removes the folder.
+    not of the code: remove the folder after a change of how the network predicts. Each file holds a CRC-32 of its
+    content (of the zip format), which is verified on reading.
     """
 
-    def __init__(self, data: Dataset, workdir: Path, split: str, network: TrainedNetwork):
+    def __init__(self, data: Dataset, workdir: Path, split: SplitName, network: TrainedNetwork):
         digest = hashlib.sha256(json.dumps([asdict(network.config), data.dataset_sha256]).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(network.variables):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(leaf).tobytes())
         name = f"step-{network.step}-{digest.hexdigest()[:16]}"
         self.folder = workdir / "evaluation" / split / "probabilities" / name
+        self.failures: dict[str, str] = {}
+        """Patients whose prediction failed, and why."""
+        self._names = safe_names(data.patient_names(split))
 
     def load(self, example: PatientExample) -> Float32[np.ndarray, "depth size size"] | None:
-        """A patient's probabilities; None if there are none, or none that can be read."""
+        """A patient's probabilities; None if there are none.
+
+        Raises:
+            DamagedError: they are not what was stored.
+        """
+        path = self._path(example)
         try:
-            stored = np.load(self._path(example), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                stored = arrays["probabilities"]
+        except FileNotFoundError:
             return None
-        return stored if stored.shape == example.image.shape and stored.dtype == np.float32 else None
+        except Exception as error:  # zipfile and NumPy raise errors of many kinds at damaged bytes
+            raise DamagedError(f"{path}: damaged ({type(error).__name__})") from error
+        if not isinstance(stored, np.ndarray) or stored.shape != example.image.shape or stored.dtype != np.float32:
+            raise DamagedError(f"{path}: not the probabilities of this patient")
+        return stored
 
     def __getitem__(self, example: PatientExample) -> Float32[np.ndarray, "depth size size"]:
-        """Raises InputError if they were removed since they were stored."""
-        probabilities = self.load(example)
+        """Raises InputError if they were removed or damaged since they were stored."""
+        try:
+            probabilities = self.load(example)
+        except DamagedError:
+            probabilities = None
         if probabilities is None:
-            raise InputError(f"{self.folder}: no probabilities of {example.name} any more; run the same command again")
+            raise InputError(f"{self.folder}: lost the probabilities of {example.name}; run the same command again")
         return probabilities
 
     def save(self, example: PatientExample, probabilities: Float32[np.ndarray, "depth size size"]) -> None:
+        """Writes a patient's probabilities, whole or not at all."""
         with atomic_path(self._path(example)) as path:
-            np.save(path, probabilities)
+            np.savez(path, probabilities=probabilities)
 
     def _path(self, example: PatientExample) -> Path:
-        return self.folder / f"{example.name}.npy"
+        return self.folder / f"{self._names.get(example.name) or safe_name(example.name)}.npz"
 
 
 def store_probabilities(
-    data: Dataset, workdir: Path, split: str, network: TrainedNetwork, console: Console, shard: Shard = ALL
+    data: Dataset, workdir: Path, split: SplitName, network: TrainedNetwork, console: Console, shard: Shard = ALL
 ) -> StoredProbabilities:
     """Predicts those patients of a split, or of a shard of it, whose probabilities are not stored yet.
 
+    A patient whose prediction fails is reported and left out: see `StoredProbabilities.failures`.
+
     Raises:
-        InputError: the split has no patients, or the network was trained on other gray values or sizes.
+        InputError: the split has no patients, the network was trained on other gray values or sizes, or the disk is
+            full.
     """
     trained_on, held = (network.config.intensity, network.config.image_size), (data.intensity, data.image_size)
     if trained_on != held:
@@ -97,6 +124,18 @@ def store_probabilities(
     stored = StoredProbabilities(data, workdir, split, network)
     examples = islice(data.patients(split), shard.first, None, shard.of)
     count = len(range(shard.first, data.patient_count(split), shard.of))
+
+    def is_stored(example: PatientExample) -> bool:
+        try:
+            return stored.load(example) is not None
+        except DamagedError as error:
+            console.print(f"warning: {error}; predicted again", markup=False)
+            return False
+
+    def on_failure(example: PatientExample, error: Exception) -> None:
+        stored.failures[example.name] = reason(error)
+        console.print(f"{one_line(example.name)}: left out, {reason(error)}", markup=False)
+
     with progress_bar(console) as progress:
         bar = progress.add_task("predicting", total=None)
         predicted = predict_patients(
@@ -105,14 +144,36 @@ def store_probabilities(
             sliding_window(network),
             network.variables,
             lambda done, total: progress.update(bar, completed=done, total=total),
-            skip=lambda example: stored.load(example) is not None,
+            skip=is_stored,
+            on_failure=on_failure,
         )
         for example, probabilities in predicted:
             stored.save(example, probabilities)
     return stored
 
 
-def store_shard(data: Dataset, workdir: Path, split: str, shard: Shard, console: Console) -> None:
-    """Predicts the patients of a shard and scores none."""
-    stored = store_probabilities(data, workdir, split, load_trained(workdir), console, shard)
+def reason(error: Exception) -> str:
+    """Why a patient failed, in one line."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0] if lines else type(error).__name__)
+
+
+def store_shard(data: Dataset, workdir: Path, options: EvaluateOptions, shard: Shard, console: Console) -> None:
+    """Predicts the patients of a shard and scores none.
+
+    Raises:
+        InputError: as `store_probabilities`; or patients of the split are not new to the network, or failed.
+    """
+    network = load_trained(workdir)
+    if not options.allow_seen:
+        SeenPatients.of(data, workdir, options.split).refuse(workdir, "trained", "selected")
+    stored = store_probabilities(data, workdir, options.split, network, console, shard)
     console.print(f"probabilities: {stored.folder}; the same command without --shard scores them", markup=False)
+    if stored.failures:
+        raise RunError(f"the prediction of {plural(len(stored.failures), 'patient')} failed: {listed(stored.failures)}")
+
+
+def listed(failures: Mapping[str, str]) -> str:
+    """The first failures, by name, in one line."""
+    shown = [f"{one_line(name)} ({why})" for name, why in islice(failures.items(), 3)]
+    return ", ".join(shown) + (" and others" if len(failures) > 3 else "")

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import surface_distance
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from rdunet_jax.config import PostprocessingConfig
 from rdunet_jax.inference.postprocessing import histogram_threshold, postprocess
-from rdunet_jax.scoring.intervals import compare, mean_interval
+from rdunet_jax.scoring.labels import labeled
 from rdunet_jax.scoring.lesions import score_lesions
-from rdunet_jax.scoring.protocols import score_patient, score_protocol, summarise_protocol
+from rdunet_jax.scoring.patients import score_patient, summarize_patients
+from rdunet_jax.scoring.protocols import score_protocol, summarise_protocol
 from rdunet_jax.scoring.surface import surface_distances
 
 SPACING = (3.0, 0.9, 1.1)
@@ -169,6 +170,7 @@ def test_a_missing_prediction_fails_everywhere(tumour: bool, protocol) -> None:
     assert summary["false_negative_slices"] == 9 * tumour and summary["false_positive_slices"] == 0
     assert summary["both_empty_slices"] == 0
     assert summary["mean_dice_all_slices" if protocol == "paper" else "mean_patient_dice"] == 0
+    assert summary.get("patients_without_dice", 0) == 0  # it fails, and is in the mean
     row = score_patient(None, truth, SPACING).row()
     assert (row["missing"], row["dice"], row["iou"], row["hd95_mm"]) == (1, 0, 0, None)
     assert (row["lesions_missed"], row["lesions_false_positive"]) == (tumour, 0)
@@ -176,6 +178,44 @@ def test_a_missing_prediction_fails_everywhere(tumour: bool, protocol) -> None:
     empty = summarise_protocol([score_protocol(np.zeros_like(truth), truth, SPACING, protocol)], protocol)
     assert empty["missing_patients"] == 0
     assert empty["both_empty_slices"] == (23 if protocol == "paper" else 15) - 9 * tumour
+
+
+@pytest.mark.parametrize("predicted", [True, False])
+def test_a_patient_without_tumour_has_no_dice_by_the_authors_code(predicted: bool) -> None:
+    """Nothing but false positives, or nothing at all: a mean over nothing, which must not count as 1."""
+    prediction, truth = scan()
+    empty = np.zeros_like(truth)
+    without = score_protocol(prediction if predicted else empty, empty, SPACING, "authors_code")
+    scored = score_protocol(prediction, truth, SPACING, "authors_code")
+    alone, both = summarise_protocol([without], "authors_code"), summarise_protocol([without, scored], "authors_code")
+    assert alone["mean_patient_dice"] is alone["median_patient_dice"] is None
+    assert alone["patients_without_dice"] == both["patients_without_dice"] == 1
+    assert (alone["false_positive_slices"] or 0) > 0 or not predicted
+    assert both["mean_patient_dice"] == summarise_protocol([scored], "authors_code")["mean_patient_dice"]
+    assert both["patients"] == 2
+
+
+def test_distances_of_all_patients_rank_a_miss_as_the_worst() -> None:
+    prediction, truth = scan()
+    empty = np.zeros_like(truth)
+    found, missed, healthy = (
+        score_patient(*pair, SPACING) for pair in ((prediction, truth), (empty, truth), (empty, empty))
+    )
+    one = summarize_patients([found])
+    assert one["median_volumetric_hd95_mm"] == one["mean_volumetric_hd95_mm"] == found.surface.hd95_mm
+    three = summarize_patients([found, found, missed, healthy])
+    assert three["median_volumetric_hd95_mm"] == found.surface.hd95_mm
+    assert three["patients_without_surface_distance"] == 2
+    assert summarize_patients([found, missed, missed])["median_volumetric_hd95_mm"] is None
+    assert summarize_patients([healthy])["median_volumetric_mean_surface_distance_mm"] is None
+
+
+@pytest.mark.parametrize("protocol", ["paper", "authors_code"])
+def test_every_score_has_a_label(protocol) -> None:
+    prediction, truth = scan()
+    summary = summarise_protocol([score_protocol(prediction, truth, SPACING, protocol)], protocol)
+    summary |= summarize_patients([score_patient(prediction, truth, SPACING)])
+    assert list(labeled(summary).values()) == list(summary.values())
 
 
 @pytest.mark.parametrize("diameter", [1, 3, 7])
@@ -210,22 +250,3 @@ def test_the_histogram_threshold_lies_between_two_clear_groups() -> None:
     probabilities[1, :4], probabilities[2, :4] = 0.35, 0.85
     assert 0.35 <= histogram_threshold(probabilities) < 0.85
     assert histogram_threshold(np.zeros((2, 4, 4))) == 0.7
-
-
-def test_the_interval_of_a_mean_is_the_normal_one_for_many_patients() -> None:
-    values = np.random.default_rng(0).normal(0.7, 0.1, 400)
-    half = stats.norm.ppf(0.975) * values.std() / np.sqrt(400)
-    # 10%: 10,000 resamples place a 2.5% quantile to some 2%, and the percentile method is right to order 1/sqrt(n)
-    np.testing.assert_allclose(mean_interval(values) - values.mean(), (-half, half), rtol=0.1)
-    assert np.isnan(mean_interval(values[:1])).all()
-
-
-def test_a_paired_comparison_is_the_exact_signed_rank_test() -> None:
-    one, other = np.array([0.9, 0.8, 0.7, 0.6, 0.55]), np.array([0.8, 0.6, 0.4, 0.2, 0.05])
-    result = compare(one, other)
-    assert result.mean_difference == pytest.approx(0.3)
-    assert result.p_value == pytest.approx(2 / 2**5)  # all five differences have one sign
-    assert result.interval.low > 0
-    assert compare(one, one).p_value == 1
-    with pytest.raises(ValueError, match="same patients"):
-        compare(one, other[:3])

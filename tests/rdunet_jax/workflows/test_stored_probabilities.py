@@ -1,10 +1,12 @@
 """Evaluation that is killed, shared among processes, or finds probabilities it must not use."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.checked_json import DamagedError
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
@@ -86,7 +89,7 @@ def hashes(workdir: Path) -> list[str]:
 
 
 def stored_files(workdir: Path) -> list[Path]:
-    return sorted(workdir.glob("evaluation/test/probabilities/*/[!.]*.npy"))
+    return sorted(workdir.glob("evaluation/test/probabilities/*/[!.]*.npz"))
 
 
 def test_killed_between_patients_it_ends_byte_equal(data: Path, workdir: Path, tmp_path: Path) -> None:
@@ -123,21 +126,60 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
-@pytest.mark.parametrize("spoil", ["cut", "empty", "other shape", "other dtype", "pickle"])
+@pytest.mark.parametrize("spoil", ["cut", "empty", "other shape", "other dtype", "pickle", "another patient's"])
 def test_a_file_that_cannot_be_used_is_made_again(spoil: str, data: Path, workdir: Path) -> None:
     network = load_trained(workdir)
     example = next(Dataset(data).patients("test"))
     stored = store_probabilities(Dataset(data), workdir, "test", network, QUIET)
-    path, expected = stored.folder / f"{example.name}.npy", stored[example]
+    path, expected = stored.folder / f"{example.name}.npz", stored[example]
     spoiled = {"other shape": expected[1:], "other dtype": expected.astype(float), "pickle": np.array([{}], object)}
     if spoil in spoiled:
-        np.save(path, spoiled[spoil], allow_pickle=True)
+        np.savez(path, probabilities=spoiled[spoil])
+    elif spoil == "another patient's":
+        np.savez(path, other=expected)
     else:
         path.write_bytes(path.read_bytes()[:-7] if spoil == "cut" else b"")
-    assert stored.load(example) is None
-    np.testing.assert_array_equal(
-        store_probabilities(Dataset(data), workdir, "test", network, QUIET)[example], expected
+    with pytest.raises(DamagedError, match=r"damaged|not the probabilities"):
+        stored.load(example)
+    console = Console(file=io.StringIO(), width=500)
+    again = store_probabilities(Dataset(data), workdir, "test", network, console)
+    np.testing.assert_array_equal(again[example], expected)
+    assert console.file.getvalue().count("warning: ") == 1 and str(path) in console.file.getvalue()
+
+
+def test_no_flipped_bit_gives_other_probabilities(data: Path, workdir: Path) -> None:
+    """A bit of every byte of the zip's headers, and 200 of the rest."""
+    network = load_trained(workdir)
+    example = next(Dataset(data).patients("test"))
+    stored = store_probabilities(Dataset(data), workdir, "test", network, QUIET)
+    path, expected = stored.folder / f"{example.name}.npz", stored[example]
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    headers = np.array([*range(200), *range(len(whole) - 140, len(whole))])
+    places = [*(8 * headers + rng.integers(0, 8, len(headers))), *rng.integers(0, 8 * len(whole), 200)]
+    refused = 0
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << int(place % 8)
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(stored.load(example), expected)  # a flag or date that changes nothing
+        except DamagedError:
+            refused += 1
+    assert refused > 0.5 * len(places)
+
+
+def test_names_of_files_stay_inside_the_run(data: Path, workdir: Path) -> None:
+    stored = StoredProbabilities(Dataset(data), workdir, "test", load_trained(workdir))
+    example = next(Dataset(data).patients("test"))
+    for name in ("x/../../../../../ESCAPED", str(workdir / "ESCAPED"), "..", "", "CON", "a\nb"):
+        hostile = replace(example, name=name)
+        stored.save(hostile, example.image.astype(np.float32))
+        assert stored.load(hostile) is not None
+    assert not list(workdir.parent.rglob("*ESCAPED")) or all(
+        path.parent == stored.folder for path in workdir.parent.rglob("*ESCAPED*")
     )
+    assert len(list(stored.folder.iterdir())) == 6
 
 
 def test_another_network_of_the_same_step_has_probabilities_of_its_own(
