@@ -22,7 +22,7 @@ from .runs.workdir import TrainedNetwork as TrainedNetwork
 from .runs.workdir import load_trained as load_trained
 from .scoring.intervals import mean_interval as mean_interval
 from .scoring.lesions import score_lesions as score_lesions
-from .scoring.protocols import score_patient as score_patient
+from .scoring.patients import score_patient as score_patient
 from .scoring.slices import score_slices as score_slices
 from .scoring.surface import surface_distances as surface_distances
 from .training.augmentation import augment as augment

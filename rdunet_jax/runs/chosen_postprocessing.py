@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
 from rdunet_jax.config import PostprocessingConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.runs.checked_json import DamagedError, read_checked, write_checked
 
 FILE = "postprocessing.json"
 

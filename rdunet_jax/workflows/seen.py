@@ -40,7 +40,9 @@ class SeenPatients:
         chosen = () if chosen_at is None else ChosenPostprocessing.load(workdir, chosen_at).patients
         selected: dict[str, Use] = {name: "selected" for name in names if name in chosen}
         uses = selected | (trained.seen(names) if trained else {})
-        return cls(uses, len(names), trained is not None, bool(trained and trained.is_other_dataset(data.account.to_json())))
+        return cls(
+            uses, len(names), trained is not None, bool(trained and trained.is_other_dataset(data.account.to_json()))
+        )
 
     def refuse(self, workdir: Path, *uses: Use) -> None:
         """Raises RunError if a patient was used in one of these ways."""

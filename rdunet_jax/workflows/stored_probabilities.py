@@ -14,11 +14,11 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.privacy import one_line, safe_name, safe_names
+from rdunet_jax.checked_json import DamagedError
 from rdunet_jax.config import EvaluateOptions, SplitName
 from rdunet_jax.errors import InputError, RunError
 from rdunet_jax.files import atomic_path
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.checked_json import DamagedError
 from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
 from rdunet_jax.workflows.display import plural
 from rdunet_jax.workflows.prediction import predict_patients, sliding_window

@@ -16,9 +16,9 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings, PrepareOptions
+from rdunet_jax.checked_json import DamagedError
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
-from rdunet_jax.runs.checked_json import DamagedError
 from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
