@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from rich.progress import Progress
 
 from data_pipeline.account import Account
+from data_pipeline.dicom.archive import opened_source
 from data_pipeline.errors import InputError
 from data_pipeline.files import disk_faults, locked
 from data_pipeline.loading import FOLDER
@@ -34,7 +35,7 @@ def prepare_dataset(
     It is built beside its place and moved there at the end, so that with `overwrite` the old one stays until then.
 
     Args:
-        source: the DICOM files.
+        source: folder of DICOM files, a zip file of them, or one file.
         data_dir: folder of data sets; made if need be.
         settings: what the data set is made of.
         options: how it is made.
@@ -89,20 +90,21 @@ def _build(
     source: Path, building: Path, settings: DatasetSettings, options: PrepareOptions, progress: Progress | None
 ) -> Account:
     tfds.disable_progress_bar()
-    builder = Builder(
-        source=source,
-        settings=settings,
-        options=options,
-        index=index_file(source),
-        progress=progress,
-        data_dir=str(building),
-        file_format="array_record",
-    )
     beam_options = None if options.beam is None else pipeline_options([f"--{option}" for option in options.beam])
-    builder.download_and_prepare(
-        download_dir=building / "downloads",  # nothing is downloaded; TFDS wants the folder
-        download_config=tfds.download.DownloadConfig(beam_options=beam_options),
-    )
+    with opened_source(source) as files:
+        builder = Builder(
+            source=files,
+            settings=settings,
+            options=options,
+            index=index_file(source) if files == source else None,  # unpacked files have other paths each time
+            progress=progress,
+            data_dir=str(building),
+            file_format="array_record",
+        )
+        builder.download_and_prepare(
+            download_dir=building / "downloads",  # nothing is downloaded; TFDS wants the folder
+            download_config=tfds.download.DownloadConfig(beam_options=beam_options),
+        )
     assert builder.account is not None  # set before the examples are written
     return builder.account
 

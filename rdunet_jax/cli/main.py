@@ -46,7 +46,7 @@ def prepare(
     """Make a data set of patches and whole patients from DICOM folders.
 
     Args:
-        source: Folder with the DICOM files of CTs and RTSTRUCTs, in folders of any layout.
+        source: Folder with the DICOM files of CTs and RTSTRUCTs, in folders of any layout; or a zip file of it.
         data_dir: Folder for the data set; one folder may hold several.
     """
     from rdunet_jax.workflows.prepare import prepare_source

@@ -1,7 +1,9 @@
 """`rdunet prepare` on DICOM folders that are unusual: what it writes, what it prints, what it refuses."""
 
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,20 @@ def test_what_cannot_be_right_is_refused_in_one_line(prepare, tmp_path: Path, me
     status, _, printed = prepare(tmp_path / "in")
     assert status == 2 and message in printed and printed.count("error: ") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_a_zip_as_source_gives_the_same_data_set(prepare, tmp_path: Path) -> None:
+    write_patient(tmp_path / "in")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "in")
+    status, report, _ = prepare(tmp_path / "packed.zip")
+    assert status == 0
+    assert report["dataset_sha256"] == prepare(tmp_path / "in", data="plain")[1]["dataset_sha256"]
+    assert not list(Path(tempfile.gettempdir()).glob("rdunet-zip-*"))
+
+
+def test_an_archive_inside_the_folder_is_reported(prepare, tmp_path: Path) -> None:
+    write_patient(tmp_path / "in")
+    (tmp_path / "in/more.tar.gz").write_bytes(b"\x1f\x8b")
+    status, report, _ = prepare(tmp_path / "in")
+    (rejected,) = report["rejected"]
+    assert status == 0 and rejected["file"] == "more.tar.gz" and "unpack it" in rejected["reason"]
