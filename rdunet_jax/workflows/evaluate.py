@@ -17,13 +17,12 @@ from rdunet_jax.files import write_whole
 from rdunet_jax.inference.postprocessing import to_ct_grid
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.workdir import load_trained
 from rdunet_jax.scoring.labels import labeled
 from rdunet_jax.scoring.patients import PatientScores, Summary, score_patient, summarize_patients
 from rdunet_jax.scoring.protocols import ProtocolScores, score_protocol, summarise_protocol
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workflows.display import number, plural, print_table, write_csv
-from rdunet_jax.workflows.prediction import ct_prediction, in_words, postprocessing_of
+from rdunet_jax.workflows.prediction import ct_prediction, in_words, load_network, postprocessing_of
 from rdunet_jax.workflows.seen import SeenPatients
 from rdunet_jax.workflows.stored_probabilities import StoredProbabilities, listed, reason, store_probabilities
 
@@ -54,7 +53,7 @@ def evaluate_network(data: Dataset, workdir: Path, console: Console, options: Ev
             the patients before (see `EvaluateOptions.allow_seen`); or, after the scores of the others were written,
             a patient failed.
     """
-    network = load_trained(workdir)
+    network = load_network(workdir, options)
     if options.kernel is None and options.protocol == "authors_code" and not options.chosen_postprocessing:
         options = replace(options, kernel="square")
     postprocessing = postprocessing_of(workdir, network, options)
@@ -69,7 +68,8 @@ def evaluate_network(data: Dataset, workdir: Path, console: Console, options: Ev
     summary |= summarize_patients([one.whole for one in scored])
     notes = [
         *seen.notes(),
-        f"Network of step {network.step} ({'best' if network.is_best else 'latest'}), {in_words(postprocessing)}.",
+        f"Network of step {network.step} ({'best' if network.is_best else 'latest'}), "
+        f"{in_words(postprocessing, network.config.inference)}.",
     ]
     if failures:
         notes.append(f"NOT IN THE SCORES: {plural(len(failures), 'patient')} that failed, {listed(failures)}.")
@@ -79,6 +79,7 @@ def evaluate_network(data: Dataset, workdir: Path, console: Console, options: Ev
         "protocol": options.protocol,
         "step": network.step,
         "best": network.is_best,
+        **asdict(network.config.inference),
         **asdict(postprocessing),
         "chosen_postprocessing": options.chosen_postprocessing,
         "dataset_sha256": data.dataset_sha256,

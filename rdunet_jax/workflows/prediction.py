@@ -1,27 +1,64 @@
 """From a trained network to masks on the CT's own grid: shared by training, evaluation and segmentation."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from data_pipeline.loading import PatientExample
 from data_pipeline.preprocessing.intensity import normalise
-from rdunet_jax.config import PostprocessingConfig, PostprocessingOverrides
+from rdunet_jax.config import InferenceConfig, PostprocessingConfig, PostprocessingOverrides, PredictionOverrides
+from rdunet_jax.errors import RunError
 from rdunet_jax.inference.postprocessing import postprocess_on_ct
-from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
+from rdunet_jax.inference.sliding_window import SlidingWindow, flipped_predictor, network_predictor
 from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
-from rdunet_jax.runs.workdir import TrainedNetwork
+from rdunet_jax.runs.workdir import RunConfig, TrainedNetwork, load_trained
 
 
 def sliding_window(network: TrainedNetwork) -> SlidingWindow:
-    """The evaluator of a trained network."""
-    run = network.config
-    predictor = network_predictor(network.model, partial(normalise, intensity=run.intensity))
-    return SlidingWindow(predictor, depth=run.model.patch_depth, batch=run.inference.window_batch)
+    """The evaluator of a trained network.
+
+    Raises:
+        RunError: the stride is larger than a window.
+    """
+    return make_window(network.config, network.model, network.config.inference.window_batch)
+
+
+def make_window(run: RunConfig, model: nn.Module, batch: int) -> SlidingWindow:
+    """The evaluator with a run's stride, weights and flips, of `batch` windows in one call.
+
+    Raises:
+        RunError: the stride is larger than a window.
+    """
+    inference, depth = run.inference, run.model.patch_depth
+    if inference.stride > depth:
+        raise RunError(f"--stride {inference.stride}: leaves slices out; give at most {depth}, the slices of a window")
+    predictor = network_predictor(model, partial(normalise, intensity=run.intensity))
+    if inference.flip:
+        predictor = flipped_predictor(predictor)
+    return SlidingWindow(
+        predictor,
+        depth=depth,
+        batch=batch,
+        stride=inference.stride,
+        weights=inference.window_weights,
+    )
+
+
+def load_network(workdir: Path, overrides: PredictionOverrides) -> TrainedNetwork:
+    """The trained network of a run, which predicts with the windows that `overrides` sets.
+
+    Raises:
+        RunError: there is no run, it has no checkpoint yet, or a value is out of range.
+    """
+    network = load_trained(workdir)
+    inference = overrides.prediction_of(network.config.inference)
+    return replace(network, config=replace(network.config, inference=inference))
 
 
 def postprocessing_of(
@@ -96,9 +133,16 @@ def predict_patients(
         done += 1
 
 
-def in_words(postprocessing: PostprocessingConfig) -> str:
-    """The post-processing as reports and pages state it."""
-    return (
+def in_words(postprocessing: PostprocessingConfig, windows: InferenceConfig) -> str:
+    """Post-processing as reports and pages state it, and what of the windows differs from the paper's."""
+    parts = [
         f"threshold {postprocessing.threshold}, dilated by a {postprocessing.kernel} of "
         f"{postprocessing.dilation_diameter} pixels"
-    )
+    ]
+    if windows.stride > 1:
+        parts.append(f"windows at a stride of {windows.stride} slices")
+    if windows.window_weights != "uniform":
+        parts.append(f"{windows.window_weights} window weights")
+    if windows.flip:
+        parts.append("averaged with the mirror image")
+    return ", ".join(parts)

@@ -30,8 +30,14 @@ from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.training_data import TrainingData
-from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
-from rdunet_jax.workflows.prediction import ct_prediction, in_words, postprocessing_of, sliding_window
+from rdunet_jax.runs.workdir import TrainedNetwork
+from rdunet_jax.workflows.prediction import (
+    ct_prediction,
+    in_words,
+    load_network,
+    postprocessing_of,
+    sliding_window,
+)
 from rdunet_jax.workflows.segment_report import (
     REPORT,
     TABLE,
@@ -95,7 +101,7 @@ def segment_source(
     Raises:
         InputError: there is no network or no CT, none of the CTs can be segmented, or the disk is full.
     """
-    network = load_trained(workdir)
+    network = load_network(workdir, options)
     postprocessing = postprocessing_of(workdir, network, options)
     found = discover(source)
     about_source = SourceReport.of(found, source, options.keep_ids)
@@ -180,8 +186,15 @@ def _describe(volume: CTVolume, series: CTSeries, report: CTReport, session: _Se
         spacing_mm=volume.geometry.spacing_mm,
         hounsfield_range=(int(volume.hounsfield.min()), int(volume.hounsfield.max())),
     )
+    windows = network.config.inference
     report.network = NetworkFacts(
-        network.config.model.name, network.step, "best" if network.is_best else "latest", session.postprocessing
+        name=network.config.model.name,
+        step=network.step,
+        checkpoint="best" if network.is_best else "latest",
+        postprocessing=session.postprocessing,
+        stride=windows.stride,
+        window_weights=windows.window_weights,
+        flip=windows.flip,
     )
     report.warnings += [one_line(note) for note in volume.notes]
     if report.seen_by_network in _SEEN_IN_WORDS:
@@ -278,7 +291,7 @@ def _write_page(prediction: _Prediction, volume: CTVolume, report: CTReport, ses
             truth=prediction.truth,
         )
     )
-    notes = [in_words(session.postprocessing), *report.warnings]
+    notes = [in_words(session.postprocessing, session.network.config.inference), *report.warnings]
     page.write(path, "Segmented CT", {}, [f"{note[:1].upper()}{note[1:]}." for note in notes])
 
 
@@ -286,7 +299,7 @@ def _say_results(report: CTReport, session: _Session, folder: Path) -> None:
     assert report.ct is not None  # described before it was segmented
     session.say(
         f"tumour: {report.tumour_ml:.1f} ml on {report.tumour_slices} of {report.ct.slices} slices, "
-        f"{len(report.lesions)} lesions ({in_words(session.postprocessing)})"
+        f"{len(report.lesions)} lesions ({in_words(session.postprocessing, session.network.config.inference)})"
     )
     for kind, name in (report.files | {"report": REPORT}).items():
         session.say(f"{kind}: {folder / name}")

@@ -12,7 +12,7 @@ from data_pipeline.dicom.discovery import Discovery
 from data_pipeline.errors import InputError
 from data_pipeline.export.lesions import Lesion
 from data_pipeline.privacy import one_line
-from rdunet_jax.config import PostprocessingConfig
+from rdunet_jax.config import PostprocessingConfig, WindowWeights
 from rdunet_jax.files import write_whole
 
 REPORT, TABLE = "report.json", "report.csv"
@@ -82,6 +82,9 @@ class NetworkFacts:
     step: int
     checkpoint: Literal["best", "latest"]
     postprocessing: PostprocessingConfig
+    stride: int
+    window_weights: WindowWeights
+    flip: bool
 
 
 @dataclass

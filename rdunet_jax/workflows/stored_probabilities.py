@@ -19,9 +19,9 @@ from rdunet_jax.config import EvaluateOptions, SplitName
 from rdunet_jax.errors import InputError, RunError
 from rdunet_jax.files import atomic_path
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.workdir import TrainedNetwork, load_trained
+from rdunet_jax.runs.workdir import TrainedNetwork
 from rdunet_jax.workflows.display import plural
-from rdunet_jax.workflows.prediction import predict_patients, sliding_window
+from rdunet_jax.workflows.prediction import load_network, predict_patients, sliding_window
 from rdunet_jax.workflows.seen import SeenPatients
 
 
@@ -164,7 +164,7 @@ def store_shard(data: Dataset, workdir: Path, options: EvaluateOptions, shard: S
     Raises:
         InputError: as `store_probabilities`; or patients of the split are not new to the network, or failed.
     """
-    network = load_trained(workdir)
+    network = load_network(workdir, options)
     if not options.allow_seen:
         SeenPatients.of(data, workdir, options.split).refuse(workdir, "trained", "selected")
     stored = store_probabilities(data, workdir, options.split, network, console, shard)

@@ -14,7 +14,6 @@ from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.preprocessing.patches import PATCH_DEPTH
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.files import locked
-from rdunet_jax.inference.sliding_window import SlidingWindow, network_predictor
 from rdunet_jax.networks.models import create_model
 from rdunet_jax.parallel import is_first
 from rdunet_jax.runs.manifest import recorded_session
@@ -24,6 +23,7 @@ from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.history import EpochRow, StepRow, read_rows
 from rdunet_jax.training.loop import fit
 from rdunet_jax.training.step import create_state
+from rdunet_jax.workflows.prediction import make_window
 from rdunet_jax.workflows.validation import Validator
 
 
@@ -78,11 +78,7 @@ def _train(data: Dataset, workdir: Path, run: RunConfig, other_dataset: bool, co
     model = create_model(run.model)
     normaliser = partial(normalise, intensity=run.intensity)
     state = create_state(model, recipe, (run.model.patch_depth, run.image_size, run.image_size))
-    window = SlidingWindow(
-        network_predictor(model, normaliser),
-        depth=run.model.patch_depth,
-        batch=run.inference.window_batch if recipe.validation == "patients" else 1,
-    )
+    window = make_window(run, model, run.inference.window_batch if recipe.validation == "patients" else 1)
     with recorded_session(workdir, asdict(run), used.data_sets[-1], changes):
         fit(
             state,

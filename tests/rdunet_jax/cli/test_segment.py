@@ -123,7 +123,18 @@ def test_all_that_choose_postprocessing_picks_is_accepted(segment, tmp_path: Pat
     assert result.report()["network"]["postprocessing"] == chosen
 
 
+def test_windows_are_set_by_flags_and_reported(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    result = segment("--stride", 4, "--window-weights", "gaussian", "--flip", "True")
+    assert result.status == 0, result.error
+    network = result.report()["network"]
+    assert (network["stride"], network["window_weights"], network["flip"]) == (4, "gaussian", True)
+    assert "stride of 4 slices, gaussian window weights, averaged with the mirror image" in result.out
+
+
 NONSENSE = (
+    ("--stride", 0),
+    ("--stride", 9),
     ("--threshold", "nan"),
     ("--threshold", 2),
     ("--dilation-diameter", 4),
