@@ -105,7 +105,8 @@ class Session:
                     self._check_stop()
                     self.save_if_due()
             except (Stopped, NotFiniteError):
-                self._save()
+                if self.step_count:  # before the first step there is nothing to keep, and no setting to hold on to
+                    self._save()
                 raise
             finally:
                 self.checkpoints.close()

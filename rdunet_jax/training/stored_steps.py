@@ -151,10 +151,9 @@ def read_state(path: Path, like: Any) -> Any:
     """
     with one_line(f"{path}: cannot be read as a checkpoint of this network"):
         # By Orbax's checkpointer and not its manager, which fixes its layout by the first step that it opens.
-        reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        return reader.restore(
-            (path / "default").absolute(), args=ocp.args.StandardRestore(jax.tree.map(_abstract, like))
-        )
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            expected = ocp.args.StandardRestore(jax.tree.map(_abstract, like))
+            return reader.restore((path / "default").absolute(), args=expected)
 
 
 def checksums_of(path: Path) -> dict[str, str]:

@@ -286,6 +286,61 @@ def test_a_loss_that_is_not_finite_names_its_batch_and_keeps_the_state_before(tm
     assert_equal(run(tmp_path / "run", feed=batches), run(tmp_path / "whole"))
 
 
+def test_an_update_that_is_not_finite_keeps_a_network_that_is(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=1))
+    with pytest.raises(RunError, match="the update is not finite at step 4"):
+        run(tmp_path, replace(CONFIG, learning_rate=float("inf")))
+    kept = Checkpoints(tmp_path / "checkpoints").restore(3, like=state_of())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
+    assert int(run(tmp_path, replace(CONFIG, learning_rate=0.001)).step) == 12
+
+
+def test_a_first_step_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not finite at step 1"):
+        run(tmp_path, replace(CONFIG, learning_rate=float("inf")))
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_the_soft_dice_chooses_and_the_rate_waits_for_the_first_prediction(tmp_path: Path) -> None:
+    """Below the threshold the network improves for four epochs; the thresholded Dice alone would keep the first."""
+    soft = [0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.4]
+    hard = [0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.1, 0.1, 0.1]
+    results = iter([Validation(*pair) for pair in zip(hard, soft, strict=True)])
+    config = replace(CONFIG, epochs=9, plateau_patience=3, early_stopping=4)
+    run(tmp_path, config, validate=lambda state, on_progress: next(results), steps_per_epoch=1)
+    assert Checkpoints(tmp_path / "checkpoints").best_step == 5
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "history.csv")]
+    assert rates == pytest.approx([0.01] * 7 + [0.005] * 2)  # three epochs after the best, not after the first
+    assert len(rates) == 9  # and stopped four epochs after the best
+
+
+def test_a_log_file_gets_a_line_an_epoch(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def train(epochs: int) -> list[str]:
+        lines.clear()
+        config = replace(CONFIG, epochs=epochs)
+        fit(
+            state_of(config),
+            config,
+            normalise=identity,
+            batches=batches,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            validate=lambda state, on_progress: Validation(0.25, 0.5),
+            workdir=tmp_path,
+            log=lines.append,
+        )
+        return lines
+
+    compiling, first, *_, estimate, second = train(2)
+    assert "compiling the training step, once" in compiling
+    assert first.startswith("epoch 1: step 3 of 6, loss 0.") and first.endswith(" left")
+    assert "validation Dice 0.250 (soft 0.500), rate 0.01, " in second and second.endswith("0:00:00 left")
+    assert "patches/s" in estimate
+    assert train(2) == ["already finished: 6 steps"]
+    assert train(3)[0] == "going on from step 6 of 9"
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     class Steep(nn.Module):
         """Finite for zeros, with an infinite gradient."""
@@ -310,6 +365,7 @@ def test_a_broken_latest_checkpoint_gives_way_to_the_one_before(tmp_path: Path, 
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert_equal(run(tmp_path / "run"), whole)
     assert "going on from the checkpoint before it, of step 9" in caplog.text
+    assert len(rows(tmp_path / "run" / "history.csv")) == 4
 
 
 def test_where_no_checkpoint_can_be_read_none_is_removed(tmp_path: Path) -> None:
