@@ -21,7 +21,6 @@ from rdunet_jax.progress import progress_bar
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.history import History, StepRow, Validation, epoch_in_words
 from rdunet_jax.training.interruption import Stopped, StopRequest
-from rdunet_jax.training.losses import make_loss
 from rdunet_jax.training.optimizer import learning_rate, plateau_decay, stops_early
 from rdunet_jax.training.step import Batch, Normalise, TrainState, train_step
 
@@ -68,10 +67,6 @@ def fit(
         RunError: a loss, gradient or update is not finite (the state before it is in a checkpoint), memory or disk is
             short, or no checkpoint can be read.
     """
-    try:
-        make_loss(config.loss, config.tversky_alpha)
-    except ValueError as error:
-        raise RunError(str(error)) from error
     with _shortage_in_one_line(config), disk_faults(workdir):
         session = Session(state, config, normalise, batches, steps_per_epoch, validate, workdir, log)
         return session.run()

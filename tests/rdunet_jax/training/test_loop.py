@@ -286,10 +286,17 @@ def test_a_loss_that_is_not_finite_names_its_batch_and_keeps_the_state_before(tm
     assert_equal(run(tmp_path / "run", feed=batches), run(tmp_path / "whole"))
 
 
+def without_a_finite_rate() -> TrainConfig:
+    """A rate that the settings themselves refuse."""
+    config = replace(CONFIG)
+    object.__setattr__(config, "learning_rate", float("inf"))
+    return config
+
+
 def test_an_update_that_is_not_finite_keeps_a_network_that_is(tmp_path: Path) -> None:
     run(tmp_path, replace(CONFIG, epochs=1))
     with pytest.raises(RunError, match="the update is not finite at step 4"):
-        run(tmp_path, replace(CONFIG, learning_rate=float("inf")))
+        run(tmp_path, without_a_finite_rate())
     kept = Checkpoints(tmp_path / "checkpoints").restore(3, like=state_of())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
     assert int(run(tmp_path, replace(CONFIG, learning_rate=0.001)).step) == 12
@@ -297,7 +304,7 @@ def test_an_update_that_is_not_finite_keeps_a_network_that_is(tmp_path: Path) ->
 
 def test_a_first_step_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not finite at step 1"):
-        run(tmp_path, replace(CONFIG, learning_rate=float("inf")))
+        run(tmp_path, without_a_finite_rate())
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
