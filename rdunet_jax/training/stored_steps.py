@@ -149,11 +149,11 @@ def read_state(path: Path, like: Any) -> Any:
     Raises:
         RunError: it cannot be read as such a state.
     """
-    with one_line(f"{path}: cannot be read as a checkpoint of this network"):
-        # By Orbax's checkpointer and not its manager, which fixes its layout by the first step that it opens.
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            expected = ocp.args.StandardRestore(jax.tree.map(_abstract, like))
-            return reader.restore((path / "default").absolute(), args=expected)
+    unreadable = f"{path}: cannot be read as a checkpoint of this network"
+    # By Orbax's checkpointer and not its manager, which fixes its layout by the first step that it opens.
+    with one_line(unreadable), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        expected = ocp.args.StandardRestore(jax.tree.map(_abstract, like))
+        return reader.restore((path / "default").absolute(), args=expected)
 
 
 def checksums_of(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from data_pipeline.preprocessing.patches import PATCH_DEPTH
 from rdunet_jax.config import InferenceConfig, ModelConfig, TrainConfig
 from rdunet_jax.files import locked
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.parallel import is_first
+from rdunet_jax.parallel import ends_with_the_others, is_first
 from rdunet_jax.runs.manifest import recorded_session
 from rdunet_jax.runs.start import start_run
 from rdunet_jax.runs.training_data import TrainingData
@@ -49,7 +49,7 @@ def train_network(
         console = Console(quiet=True)
     run = RunConfig(network, recipe, inference, data.intensity, data.image_size)
     check_data_fits(network, recipe, data)
-    with locked(workdir / ".lock", workdir) if is_first() else nullcontext():
+    with ends_with_the_others(), locked(workdir / ".lock", workdir) if is_first() else nullcontext():
         _train(data, workdir, run, other_dataset, console)
         if is_first():
             _print_result(workdir, console)

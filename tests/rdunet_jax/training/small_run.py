@@ -21,7 +21,7 @@ import numpy as np
 
 from rdunet_jax.config import HostsConfig, TrainConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.parallel import initialize, is_first, local
+from rdunet_jax.parallel import ends_with_the_others, initialize, is_first, local
 from rdunet_jax.training.history import Validation
 from rdunet_jax.training.loop import fit
 from rdunet_jax.training.step import create_state
@@ -63,16 +63,17 @@ def main(workdir: Path, config: TrainConfig) -> None:
         dice = float(sum(np.abs(leaf).mean() for leaf in jax.tree.leaves(jax.device_get(state.params))) % 1)
         return Validation(dice, dice)
 
-    state = fit(
-        create_state(Small(), config, (8, 8, 8)),
-        config,
-        normalise=identity,
-        batches=batches,
-        steps_per_epoch=int(os.environ.get("EPOCH", 4)),
-        validate=validate,
-        workdir=workdir,
-        log=print,
-    )
+    with ends_with_the_others():
+        state = fit(
+            create_state(Small(), config, (8, 8, 8)),
+            config,
+            normalise=identity,
+            batches=batches,
+            steps_per_epoch=int(os.environ.get("EPOCH", 4)),
+            validate=validate,
+            workdir=workdir,
+            log=print,
+        )
     if is_first():
         leaves = jax.tree.leaves(jax.device_get(local(state)))
         np.savez(workdir / "final.npz", *leaves)
