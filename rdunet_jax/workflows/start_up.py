@@ -29,6 +29,8 @@ def prepare_jax() -> None:
     """Settings that JAX reads when it is imported; to call before the first computation."""
     keep_compiled_programs()
     order_for_memory()
+    # XLA's remarks, such as its alarm at compilations of over two minutes: a user can do nothing about them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def keep_compiled_programs() -> None:

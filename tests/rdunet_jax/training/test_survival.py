@@ -11,12 +11,29 @@ import sys
 import time
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
+
+from rdunet_jax.config import TrainConfig
+from rdunet_jax.training.step import create_state
+from rdunet_jax.training.stored_steps import restore_best
 
 SCRIPT = Path(__file__).with_name("small_run.py")
 AUGMENTED = "augmentation=('authors_code',)"
 RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", AUGMENTED)
+
+
+class Small(nn.Module):
+    """The network of `small_run.py`."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        x = nn.Conv(4, (1, 3, 3))(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.Dropout(0.1, broadcast_dims=(1, 2, 3), deterministic=not train)(nn.relu(x))
+        return nn.Conv(1, (1, 3, 3))(x)
 
 
 def start(workdir: Path, *settings: str, devices: int = 1, **environment: object) -> subprocess.Popen:
@@ -164,6 +181,52 @@ def test_several_machines_cannot_split_an_odd_batch(tmp_path: Path) -> None:
         output, _ = host.communicate(timeout=120)
         assert host.returncode == 1
         assert "error: a batch of 3 cannot be split over 2 devices" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_of_two_processes_one_killed_ends_the_other_in_one_line(killed: int, tmp_path: Path) -> None:
+    recipe = ("epochs=3", "batch_size=4", "learning_rate=0.01")
+
+    def start_both(**environment: object) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        common = {"COORDINATOR": address, "PROCESSES": 2, "TF_CPP_MIN_LOG_LEVEL": 3, **environment}
+        return [start(tmp_path / "run", *recipe, **common, PROCESS_ID=number) for number in range(2)]
+
+    hosts = start_both(PAUSE=0.2)
+    while steps_made(tmp_path / "run") < 5:
+        assert all(host.poll() is None for host in hosts)
+        time.sleep(0.05)
+    hosts[killed].kill()
+    output, _ = hosts[1 - killed].communicate(timeout=30)
+    hosts[killed].communicate()
+    assert hosts[1 - killed].returncode == 2
+    assert "Traceback" not in output
+    last = output.splitlines()[-1]
+    assert last.startswith("error: another process of the run has ended") and "start the same command" in last
+    for host in start_both():
+        finish(host)
+    finish(start(tmp_path / "alone", *recipe, devices=2))
+    # float32 sums in another order, as above
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_readers_beside_a_training_change_nothing(tmp_path: Path) -> None:
+    """The training saves after every step; readers restore its best checkpoint all the time."""
+    recipe = ("epochs=40", "learning_rate=0.01")
+    finish(start(tmp_path / "alone", *recipe, EPOCH=1))
+    like = jax.eval_shape(lambda: create_state(Small(), TrainConfig(), (8, 8, 8)))
+    process = start(tmp_path / "read", *recipe, EPOCH=1, PAUSE=0.2)
+    reads = 0
+    while process.poll() is None:
+        if restore_best(tmp_path / "read" / "checkpoints", like) is not None:
+            reads += 1
+    finish(process)
+    assert reads >= 20
+    assert_same(final(tmp_path / "read"), final(tmp_path / "alone"))
 
 
 @pytest.mark.slow
