@@ -155,14 +155,17 @@ def segment(
     The exit status is 0 if every CT was segmented, 1 if some failed or lack a file, 2 if none could be segmented.
 
     Args:
-        source: Folder with the DICOM files of one CT or of several.
+        source: Folder with the DICOM files of one CT or of several; or a zip file of it.
         workdir: Folder of the run whose best network is used.
         output: Folder for the mask, `overview.png` and `report.json`; each of several CTs gets a folder in it, and
             `report.csv` lists them.
     """
+    from data_pipeline.dicom.archive import opened_source
     from rdunet_jax.workflows.segment import segment_source
 
-    if segment_source(source, workdir, output, console, options):
+    with opened_source(source) as files:
+        failed = segment_source(files, workdir, output, console, options)
+    if failed:
         sys.exit(1)
 
 
