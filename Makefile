@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: $(VENV)/core.stamp
 	rm -rf demo
@@ -15,6 +15,10 @@ test: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/slow.stamp
 	$(BIN)/python -m pytest -m slow
+
+# Seconds of a prediction and a training step, with ratios to the last figures of this machine.
+bench: $(VENV)/core.stamp
+	$(BIN)/python -m experiments.benchmarks.bench quick
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@
     python -m experiments.benchmarks.bench memory
     python -m experiments.benchmarks.bench growth
     python -m experiments.benchmarks.bench prepare
+    python -m experiments.benchmarks.bench quick        # `make bench`
 
 Every contestant has its own process and the same number of threads. Contestants run in turn, because the speed of a
 machine drifts; ratios are of medians. All have the same weights and input and must give the same result, otherwise
@@ -25,7 +26,6 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,8 @@ import numpy as np
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.growth import AXES, Axis, cases_of, fit
 from experiments.benchmarks.plots import plot_growth
-from experiments.benchmarks.race import Result, Worker, present, race
+from experiments.benchmarks.quick import quick
+from experiments.benchmarks.race import Result, prepared, present, race
 from experiments.benchmarks.report import console, report, write_record
 from experiments.benchmarks.timing import machine_in_words
 from experiments.common import script
@@ -73,11 +74,10 @@ class Settings:
     recurrent_width: int = 256
     """Features of each recurrent layer."""
 
-    def case(self, task: Literal["predict", "train", "patient"], folder: str) -> Case:
-        """The case of these settings; its files are in `folder`."""
+    def case(self, task: Literal["predict", "train", "patient"]) -> Case:
+        """The case of these settings, without a folder yet."""
         return Case(
             task,
-            folder,
             size=self.size,
             batch=self.batch,
             widths=self.widths,
@@ -88,18 +88,6 @@ class Settings:
 
 _SETTINGS = Settings()
 _SMALL = Settings(size=64, rounds=3, widths=(8, 16, 32), recurrent_width=32)
-
-
-@contextmanager
-def prepared(settings: Settings, task: Literal["predict", "train", "patient"]):
-    """Yields a case whose folder contains the weights."""
-    with tempfile.TemporaryDirectory(prefix="rdunet-bench-") as folder:
-        case = settings.case(task, folder)
-        maker = Worker("weights", case)
-        maker.end()
-        if not (Path(folder) / "weights.npz").exists():
-            raise SystemExit(f"error: no weights were made:\n{(Path(folder) / 'weights.log').read_text()}")
-        yield case
 
 
 def agree(task: str, name: str, found: np.ndarray, expected: np.ndarray, number: int) -> None:
@@ -145,14 +133,14 @@ def show(task: str, settings: Settings, results: dict[str, Result], flops: float
 
 def predict(settings: Settings = _SETTINGS) -> None:
     """One forward pass on a batch of patches."""
-    with prepared(settings, "predict") as case:
+    with prepared(settings.case("predict")) as case:
         results = compete(settings, case)
         show("predict", settings, results, case.forward_flops())
 
 
 def train(settings: Settings = _SETTINGS) -> None:
     """One training step: forward, backward and Adam."""
-    with prepared(settings, "train") as case:
+    with prepared(settings.case("train")) as case:
         results = compete(settings, case)
         # By convention the backward pass has twice the arithmetic of the forward pass: for inputs and for weights.
         show("train", settings, results, 3 * case.forward_flops())
@@ -167,7 +155,7 @@ def patient(settings: Settings = _SETTINGS, ct: Path | None = None, slices: int 
     """
     from experiments.benchmarks.patients import gray_volume
 
-    with prepared(settings, "patient") as case:
+    with prepared(settings.case("patient")) as case:
         np.save(Path(case.folder) / "volume.npy", gray_volume(ct, slices, settings.size))
         results = compete(settings, case, warm_up=False)
         windows = slices - case.depth + 1
@@ -179,7 +167,7 @@ def augment(settings: Settings = _SETTINGS) -> None:
     """The cost of the paper's eight augmentations in a training step: with, without, and alone."""
     from rdunet_jax.config import PAPER_AUGMENTATION
 
-    with prepared(settings, "train") as case:
+    with prepared(settings.case("train")) as case:
         augmented = replace(case, augmentation=PAPER_AUGMENTATION)
         cases = {"ours": case, "ours augmented": augmented, "augmentation": augmented, "matmul": case}
         results = race(cases, settings.rounds, settings.limit, lambda *_: None, {}, console.print)
@@ -208,7 +196,7 @@ def compile_times(settings: Settings = _SETTINGS) -> None:
     answered = help_seconds(settings.rounds)
     record: dict[str, object] = {"rdunet --help": answered}
     console.print(f"rdunet --help: {statistics.median(answered):.2f} s")
-    with prepared(settings, "train") as case, tempfile.TemporaryDirectory() as cache:
+    with prepared(settings.case("train")) as case, tempfile.TemporaryDirectory() as cache:
         for task in ("predict", "train"):
             for process in ("fresh", "cached"):
                 seconds = compilation(replace(case, task=task), Path(cache) / task)
@@ -228,7 +216,7 @@ def memory(settings: Settings = _SETTINGS) -> None:
 
     rows = []
     for batch, dtype in itertools.product((1, 2), ("float32", "bfloat16")):
-        case = replace(settings.case("train", ""), batch=batch)
+        case = replace(settings.case("train"), batch=batch)
         found = {
             "planned": planned_bytes(case, dtype=dtype),
             "kept": kept_bytes(case, dtype=dtype),
@@ -250,7 +238,7 @@ def growth(settings: Settings = _SMALL, against: tuple[Axis, ...] = AXES) -> Non
     Args:
         against: What is varied.
     """
-    with prepared(settings, "patient") as case:
+    with prepared(settings.case("patient")) as case:
         series = {}
         for axis in against:
             cases = cases_of(case, axis)
@@ -279,6 +267,7 @@ COMMANDS = {
     "compile": compile_times,
     "memory": memory,
     "growth": growth,
+    "quick": quick,
 }
 
 

@@ -19,7 +19,7 @@ class Case:
     """What is computed. Default sizes are those of the full network."""
 
     task: Literal["predict", "train", "patient"]
-    folder: str
+    folder: str = ""
     """Contains `weights.npz`, for `patient` also `volume.npy`; the results are written there."""
     size: int = 256
     batch: int = 1

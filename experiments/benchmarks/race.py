@@ -6,9 +6,11 @@ import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,17 @@ class Worker:
         self._process.stdout.close()
         self._process.wait()
         self._log.close()
+
+
+@contextmanager
+def prepared(case: Case) -> Iterator[Case]:
+    """Yields the case with a temporary folder that contains random weights."""
+    with tempfile.TemporaryDirectory(prefix="rdunet-bench-") as folder:
+        case = replace(case, folder=folder)
+        Worker("weights", case).end()
+        if not (Path(folder) / "weights.npz").exists():
+            raise SystemExit(f"error: no weights were made:\n{(Path(folder) / 'weights.log').read_text()}")
+        yield case
 
 
 def present(names: Sequence[str], interpreters: dict[str, str], tell: Callable[[str], None]) -> list[str]:

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import tyro
 from rich.console import Console
 
-from rdunet_jax.workflows.start_up import mistakes_in_one_line, prepare_jax
+from rdunet_jax.workflows.start_up import deferred, mistakes_in_one_line, parse, prepare_jax
 
 
 def run(
@@ -26,13 +27,17 @@ def run(
         arguments: the command line (default: that of this process).
         stopped: what Ctrl-C prints.
     """
-    prepare_jax()
-    config = (tyro.conf.OmitArgPrefixes,)
+    options = {"description": description, "args": arguments, "config": (tyro.conf.OmitArgPrefixes,)}
+    if spec := sys.modules["__main__"].__spec__:
+        options["prog"] = f"python -m {spec.name}"
+    if isinstance(main, Mapping):
+        commands = {name: deferred(command) for name, command in main.items()}
+        parser = partial(tyro.extras.subcommand_cli_from_dict, commands, **options)
+    else:
+        parser = partial(tyro.cli, deferred(main), **options)
     with mistakes_in_one_line(stopped):
-        if isinstance(main, Mapping):
-            tyro.extras.subcommand_cli_from_dict(dict(main), description=description, args=arguments, config=config)
-        else:
-            tyro.cli(main, description=description, args=arguments, config=config)
+        prepare_jax()
+        parse(parser)()
 
 
 def make_console(width: int = 120) -> Console:

@@ -4,11 +4,9 @@ A command imports what it needs when it runs, so that `--help` answers quickly.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
@@ -29,7 +27,7 @@ from rdunet_jax.config import (
     TrainConfig,
 )
 from rdunet_jax.networks.named import KERAS, model_config
-from rdunet_jax.workflows.start_up import mistakes_in_one_line, parse, prepare_jax
+from rdunet_jax.workflows.start_up import deferred, mistakes_in_one_line, parse, prepare_jax
 
 _SETTINGS, _OPTIONS, _INFERENCE, _HOSTS = DatasetSettings(), PrepareOptions(), InferenceConfig(), HostsConfig()
 _EVALUATE, _SEGMENT = EvaluateOptions(), SegmentOptions()
@@ -272,21 +270,9 @@ def main() -> None:
             "train": {"network": network, "settings": RECIPES[first.recipe]},
             "import-weights": {"network": network, "given_gate": first.gate},
         }
-        commands = {name: _deferred(command, **defaults.get(name, {})) for name, command in COMMANDS.items()}
+        commands = {name: deferred(command, **defaults.get(name, {})) for name, command in COMMANDS.items()}
         description = "Lung-tumour segmentation in CT. `rdunet --version` prints the version."
         run = parse(
             lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="rdunet", description=description),
         )
         run()
-
-
-def _deferred(command: Callable[..., None], **defaults: Any) -> Callable[..., Callable[[], None]]:
-    """The command with other defaults, that returns what is to run instead of running it."""
-    command_with_defaults = partial(command, **defaults)
-
-    @wraps(command)
-    def later(*arguments: Any, **options: Any) -> Callable[[], None]:
-        return partial(command_with_defaults, *arguments, **options)
-
-    later.__wrapped__ = command_with_defaults  # pyright: ignore[reportAttributeAccessIssue] (its signature)
-    return later

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -109,6 +110,18 @@ def parse(parser: Callable[[], T]) -> T:
         if end.code != 2:
             raise
         raise InputError(_in_one_line(box.getvalue())) from None
+
+
+def deferred(command: Callable[..., object], **defaults: Any) -> Callable[..., Callable[[], object]]:
+    """The command with other defaults, as a function that returns what to run instead of running it."""
+    command_with_defaults = partial(command, **defaults)
+
+    @wraps(command)
+    def later(*arguments: Any, **options: Any) -> Callable[[], object]:
+        return partial(command_with_defaults, *arguments, **options)
+
+    later.__wrapped__ = command_with_defaults  # pyright: ignore[reportAttributeAccessIssue] (its signature)
+    return later
 
 
 def _in_one_line(box: str) -> str:

@@ -1,4 +1,4 @@
-"""The paper's numbers as data, and the tables that ours stand in."""
+"""The numbers of the paper as data, and the tables that compare ours with them."""
 
 import csv
 import importlib
@@ -66,7 +66,7 @@ def test_the_published_numbers_are_complete_and_agree_with_each_other() -> None:
             assert len(cells) == columns and None not in cells
             assert all(0.5 < float(dice or 0) < 0.8 for dice in cells[:2])
             assert all(0 < int(count or 0) < 848 for count in cells[2:])  # Table 2's tumour slices
-    # the proposed network stands in all four, trained with BCE and cut at 0.7
+    # the proposed network is in all four, trained with BCE and cut at 0.7
     assert paper.TABLE_3[PROPOSED] == paper.TABLE_4[PROPOSED] == paper.TABLE_5["BCE"][:2]
     assert paper.TABLE_5["BCE"] == paper.TABLE_6["0.7"] == (0.7228, 0.7556, 321, 331)
 

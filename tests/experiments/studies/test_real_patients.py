@@ -49,7 +49,7 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
     fold(tmp_path, "PHANTOM-002")
     assert read_scores(folder) == scores
     assert (folder / "run" / "steps.csv").read_text() == steps
-    monkeypatch.setattr(steps, "train_network", None)
+    monkeypatch.setattr(shared_steps, "train_network", None)
     fold(tmp_path, "PHANTOM-002")  # scored: it is not run again
 
     write_table(tmp_path, PATIENTS)
