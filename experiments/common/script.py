@@ -42,4 +42,4 @@ def run(
 
 def make_console(width: int = 120) -> Console:
     """A console as wide as the terminal; in a log file `width` columns."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else width)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else width)
