@@ -6,10 +6,10 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ from pydicom import Dataset
 from rich.progress import Progress
 
 from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, quiet_pydicom, read_dataset
-from data_pipeline.files import atomic_path
+from data_pipeline.errors import InputError
+from data_pipeline.files import write_whole
+from data_pipeline.processes import worker_pool
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -159,10 +161,14 @@ def _read_all(paths: list[Path], key: bytes, workers: int) -> Iterator[tuple[lis
     if workers <= 1 or len(chunks) <= 1:
         yield from ((chunk, _read_chunk(chunk, key)) for chunk in chunks)
         return
-    # Spawned, not forked: JAX's threads do not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn"))
+    pool = worker_pool(min(workers, len(chunks)))
     try:
         yield from zip(chunks, pool.map(_read_chunk, chunks, [key] * len(chunks)), strict=True)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that read DICOM headers was ended from outside, most often for lack of memory; use fewer "
+            "--workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -298,7 +304,7 @@ def _load(index: Path | None) -> tuple[bytes, dict[str, tuple[Stamp, Header]]]:
     """Key and remembered headers of an index file; a new key and nothing, if it cannot be used."""
     try:
         if index is not None:
-            content = json.loads(index.read_text())
+            content = json.loads(index.read_text(encoding="utf-8"))
             if content["format"] == FORMAT:
                 known = {
                     name: ((size, time), _from_json(fields)) for name, (size, time, fields) in content["files"].items()
@@ -321,5 +327,6 @@ def _save(index: Path, key: bytes, known: dict[str, tuple[Stamp, Header]]) -> No
         name: (*stamp, {field: value for field, value in asdict(header).items() if value})
         for name, (stamp, header) in known.items()
     }
-    with atomic_path(index) as path:
-        path.write_text(json.dumps({"format": FORMAT, "key": key.hex(), "files": files}, separators=(",", ":")))
+    content = json.dumps({"format": FORMAT, "key": key.hex(), "files": files}, separators=(",", ":"))
+    with suppress(OSError, InputError):  # an index only saves time
+        write_whole(index, content)
