@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from rich.progress import Progress
 
 from data_pipeline.account import Account, PatientEntry, Rejected
-from data_pipeline.dicom.discovery import CTSeries, Rejection, discover
+from data_pipeline.dicom.discovery import CTSeries, Discovery, Rejection, discover
 from data_pipeline.errors import InputError
 from data_pipeline.nsclc_radiomics.copies import check_copies, copies_of_persons, note_copies, split_with_copies
 from data_pipeline.nsclc_radiomics.report import rejections, write_report
@@ -157,7 +157,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source or Path(dl_manager.manual_dir)
-        found = discover(source, index=self._index, workers=self._workers, progress=self._progress)
+        found = self._discover(source)
         self._staging.mkdir()
         jobs = self._jobs(found.series)
         entries, fingerprints, rejected = self._read(jobs, source)
@@ -194,6 +194,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if jobs_of:
                 generators[f"{part}_patients"] = self._examples(whole_patient, jobs_of)
         return generators
+
+    def _discover(self, source: Path) -> Discovery:
+        try:
+            return discover(source, index=self._index, workers=self._workers, progress=self._progress)
+        except InputError as error:
+            if self._options.keep_ids:
+                raise
+            raise InputError(error.reason, path=source) from error
 
     def _log_download_bytes(self) -> None:
         """Nothing is downloaded, and `rdunet prepare` prints the folder."""

@@ -132,7 +132,8 @@ def _in_one_line(box: str) -> str:
     parts = " ".join(line if line.strip(frame) else "\n" for line in lines).split("\n")
     said = [part for part in parts if not re.match(r"\s*(Argument helptext|For full helptext)", part)]
     sentences = (re.sub(r"\s+([.,;)])", r"\1", " ".join(part.split())).rstrip(".") for part in said)
-    return "; ".join(sentences) + "; see --help"
+    # tyro's name of the parameter means nothing to a user, and the message names the option
+    return re.sub(r"^Error parsing [\w.-]+: ", "", "; ".join(sentences)) + "; see --help"
 
 
 @contextmanager
