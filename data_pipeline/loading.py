@@ -128,14 +128,23 @@ class Dataset:
         if not self.patient_count(split):
             held = ", ".join(f"{s} {self.patient_count(s)}" for s in SPLITS)
             raise InputError(f"{self.folder}: no patient in the split '{split}' (patients: {held})")
-        for example in self._sources[f"{split}_patients"]:
-            yield PatientExample(
-                name=example["patient"].decode(),
-                image=example["image"],
-                mask=example["mask"].astype(bool),
-                ct_mask=example["ct_mask"].astype(bool),
-                spacing_mm=tuple(example["spacing_mm"].tolist()),
-            )
+        for index in range(self.patient_count(split)):
+            yield self.patient(split, index)
+
+    def patient(self, split: str, index: int) -> PatientExample:
+        """One whole patient of a split, by its place in `patient_names`.
+
+        Raises:
+            InputError: its record is damaged.
+        """
+        example = self._sources[f"{split}_patients"][index]
+        return PatientExample(
+            name=example["patient"].decode(),
+            image=example["image"],
+            mask=example["mask"].astype(bool),
+            ct_mask=example["ct_mask"].astype(bool),
+            spacing_mm=tuple(example["spacing_mm"].tolist()),
+        )
 
     def patches(
         self, split: str

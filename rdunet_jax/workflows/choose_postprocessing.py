@@ -1,8 +1,10 @@
 """`rdunet choose-postprocessing`: threshold, kernel and diameter, chosen on validation patients alone."""
 
 from collections import defaultdict
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -12,7 +14,7 @@ from scipy import ndimage
 from data_pipeline.loading import Dataset
 from rdunet_jax.config import Kernel, PostprocessingConfig, Threshold
 from rdunet_jax.errors import RunError
-from rdunet_jax.inference.postprocessing import postprocess, threshold_of, to_ct_grid
+from rdunet_jax.inference.postprocessing import threshold_of, to_ct_grid
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.runs.chosen_postprocessing import FILE, ChosenPostprocessing
 from rdunet_jax.runs.workdir import load_trained
@@ -107,30 +109,37 @@ def score_choices(
     box = _box(on_ct > _LOWEST, _REACH)
     truth_pixels = truth.sum(axis=(1, 2), dtype=np.int64)
     scores = []
-    for choice in CHOICES:
-        number = threshold_of(choice.threshold, probabilities)
-        mask = postprocess(on_ct[box], PostprocessingConfig(number, choice.dilation_diameter, choice.kernel))
-        inside = score_slices(mask, truth[box])
-        predicted, overlap = np.zeros_like(truth_pixels), np.zeros_like(truth_pixels)
-        predicted[box[0]], overlap[box[0]] = inside.predicted_pixels, inside.overlap_pixels
-        scores.append(SliceScores(truth_pixels, predicted, overlap))
+    for threshold in THRESHOLDS:
+        mask = on_ct[box] > threshold_of(threshold, probabilities)
+        distances = {kernel: distance_to(mask, kernel) for kernel in get_args(Kernel)}
+        for kernel, diameter in DILATIONS:
+            inside = score_slices(distances[kernel] <= diameter // 2, truth[box])
+            predicted, overlap = np.zeros_like(truth_pixels), np.zeros_like(truth_pixels)
+            predicted[box[0]], overlap[box[0]] = inside.predicted_pixels, inside.overlap_pixels
+            scores.append(SliceScores(truth_pixels, predicted, overlap))
     return scores
 
 
-def _box(mask: Bool[np.ndarray, "depth height width"], margin: int) -> tuple[slice, slice, slice]:
-    """A box around a mask, at least `margin` pixels wider in plane where the slice reaches as far.
+def distance_to(
+    mask: Bool[np.ndarray, "depth height width"], kernel: Kernel
+) -> Float32[np.ndarray, "depth height width"]:
+    """Distance in pixels to the mask, in plane: Euclidean for a disk, chessboard for a square; infinite without one.
 
-    Its sides are 32 x 2^n pixels, or those of the slice: few sizes, since the dilation is compiled for each.
+    A dilation by a kernel of diameter d is where this is at most (d - 1) / 2. So one map holds all diameters.
     """
+    transform = (
+        ndimage.distance_transform_edt
+        if kernel == "disk"
+        else partial(ndimage.distance_transform_cdt, metric="chessboard")
+    )
+    distances = np.full(mask.shape, np.inf, np.float32)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        distances[index] = transform(~mask[index])
+    return distances
+
+
+def _box(mask: Bool[np.ndarray, "depth height width"], margin: int) -> tuple[slice, ...]:
+    """The smallest box around a mask, widened in plane; of an empty mask, one voxel."""
     found = ndimage.find_objects(mask.astype(np.int8))
     depth, *plane = found[0] if found else (slice(0, 1),) * 3
-    spans = []
-    needed = max(side.stop - side.start for side in plane) + 2 * margin
-    side = 32
-    while side < needed:
-        side *= 2
-    for span, extent in zip(plane, mask.shape[1:], strict=True):
-        length = min(side, extent)
-        start = max(0, min(span.start - margin, extent - length))
-        spans.append(slice(start, start + length))
-    return depth, spans[0], spans[1]
+    return (depth, *(slice(max(side.start - margin, 0), side.stop + margin) for side in plane))

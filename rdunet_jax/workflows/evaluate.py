@@ -24,7 +24,13 @@ from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workflows.display import number, plural, print_table, write_csv
 from rdunet_jax.workflows.prediction import ct_prediction, in_words, load_network, postprocessing_of
 from rdunet_jax.workflows.seen import SeenPatients
-from rdunet_jax.workflows.stored_probabilities import StoredProbabilities, listed, reason, store_probabilities
+from rdunet_jax.workflows.stored_probabilities import (
+    StoredProbabilities,
+    listed,
+    readable_patients,
+    reason,
+    store_probabilities,
+)
 
 _DEFAULTS = EvaluateOptions()
 
@@ -114,16 +120,19 @@ def _score_all(
         RunError: all failed.
     """
     scored, failures = [], dict(stored.failures)
+    names = [name for name in data.patient_names(options.split) if name not in failures]
+
+    def report(name: str, error: Exception) -> None:
+        failures[name] = reason(error)
+        console.print(f"{one_line(name)}: left out, {reason(error)}", markup=False)
+
     with progress_bar(console) as progress:
-        count = data.patient_count(options.split)
-        for example in progress.track(data.patients(options.split), count, description="scoring"):
-            if example.name in failures:
-                continue
+        patients = readable_patients(data, options.split, names, report)
+        for example in progress.track(patients, len(names), description="scoring"):
             try:
                 scored.append(_score(example, stored[example], postprocessing, options.protocol, page))
             except Exception as error:  # one patient must not cost the scores of the others
-                failures[example.name] = reason(error)
-                console.print(f"{one_line(example.name)}: left out, {reason(error)}", markup=False)
+                report(example.name, error)
     if not scored:
         raise RunError(f"{data.folder}: no patient of the split '{options.split}' was scored: {listed(failures)}")
     return scored, failures

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -121,9 +121,14 @@ def store_probabilities(
             f"{data.folder}: holds {held[0]} gray values at {held[1]} pixels, the network in {workdir} was trained on "
             f"{trained_on[0]} at {trained_on[1]}; choose another --dataset or --workdir"
         )
+    names = data.patient_names(split)[shard.first :: shard.of]
+    if not names:
+        next(data.patients(split))  # raises an InputError that names the patients of the other splits
     stored = StoredProbabilities(data, workdir, split, network)
-    examples = islice(data.patients(split), shard.first, None, shard.of)
-    count = len(range(shard.first, data.patient_count(split), shard.of))
+
+    def report(name: str, error: Exception) -> None:
+        stored.failures[name] = reason(error)
+        console.print(f"{one_line(name)}: left out, {reason(error)}", markup=False)
 
     def is_stored(example: PatientExample) -> bool:
         try:
@@ -132,24 +137,38 @@ def store_probabilities(
             console.print(f"warning: {error}; predicted again", markup=False)
             return False
 
-    def on_failure(example: PatientExample, error: Exception) -> None:
-        stored.failures[example.name] = reason(error)
-        console.print(f"{one_line(example.name)}: left out, {reason(error)}", markup=False)
-
     with progress_bar(console) as progress:
         bar = progress.add_task("predicting", total=None)
         predicted = predict_patients(
-            examples,
-            count,
+            readable_patients(data, split, names, report),
+            len(names),
             sliding_window(network),
             network.variables,
             lambda done, total: progress.update(bar, completed=done, total=total),
             skip=is_stored,
-            on_failure=on_failure,
+            on_failure=lambda example, error: report(example.name, error),
         )
         for example, probabilities in predicted:
             stored.save(example, probabilities)
     return stored
+
+
+def readable_patients(
+    data: Dataset, split: SplitName, names: Iterable[str], on_failure: Callable[[str, Exception], None]
+) -> Iterator[PatientExample]:
+    """The named patients of a split, one in memory at a time; those whose record is damaged are left out.
+
+    Args:
+        on_failure: called with the name of a patient that cannot be read, and the error.
+    """
+    places = {name: index for index, name in enumerate(data.patient_names(split))}
+    for name in names:
+        try:
+            example = data.patient(split, places[name])
+        except Exception as error:
+            on_failure(name, error)
+            continue
+        yield example
 
 
 def reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipeline.loading import Dataset
+from data_pipeline.errors import InputError
+from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.cli import main as cli
 from rdunet_jax.config import InferenceConfig, TrainConfig
@@ -144,11 +146,17 @@ def test_a_choice_on_training_patients_is_refused(rdunet, workdir: Path, data: P
     assert status == 0 and "NOT NEW PATIENTS" in out
 
 
-def test_one_failing_patient_does_not_cost_the_others(rdunet, data: Path, workdir: Path, monkeypatch) -> None:
+@pytest.fixture
+def three_to_score(data: Path, monkeypatch: pytest.MonkeyPatch) -> list[PatientExample]:
+    """All patients as those of the split `test`."""
     examples = [example for split in ("train", "validation", "test") for example in Dataset(data).patients(split)]
-    monkeypatch.setattr(Dataset, "patients", lambda self, split: iter(examples))
+    monkeypatch.setattr(Dataset, "patient", lambda self, split, index: examples[index])
     monkeypatch.setattr(Dataset, "patient_count", lambda self, split: len(examples))
+    monkeypatch.setattr(Dataset, "patient_names", lambda self, split: tuple(one.name for one in examples))
+    return examples
 
+
+def fail_in_prediction(examples: list[PatientExample], monkeypatch: pytest.MonkeyPatch) -> str:
     class ShortOfMemory(SlidingWindow):
         def __call__(self, variables, volume, on_windows=lambda done, total: None):
             if volume is examples[1].image:
@@ -156,9 +164,33 @@ def test_one_failing_patient_does_not_cost_the_others(rdunet, data: Path, workdi
             return np.full(volume.shape, 0.5, np.float32)
 
     monkeypatch.setattr(stored_probabilities, "sliding_window", lambda network: ShortOfMemory(lambda *_: None))
-    status, out, error = rdunet("evaluate", "--html")
-    assert status == 2 and f"{examples[1].name} (RESOURCE_EXHAUSTED: no memory)" in error
+    return "RESOURCE_EXHAUSTED: no memory"
+
+
+def fail_in_reading(examples: list[PatientExample], monkeypatch: pytest.MonkeyPatch) -> str:
+    def read(data: Dataset, split: str, index: int) -> PatientExample:
+        if index == 1:
+            raise InputError("record 1 is damaged")
+        return examples[index]
+
+    monkeypatch.setattr(Dataset, "patient", read)
+    return "record 1 is damaged"
+
+
+@pytest.mark.parametrize("fail", [fail_in_prediction, fail_in_reading])
+def test_one_failing_patient_does_not_cost_the_others(fail, three_to_score, rdunet, workdir, monkeypatch) -> None:
+    why, name = fail(three_to_score, monkeypatch), three_to_score[1].name
+    status, out, error = rdunet("evaluate", "--html", "--allow-seen")
+    assert status == 2 and f"{name} ({why})" in error
     summary = summary_of(workdir)
-    assert summary["patients"] == 2 and summary["failed_patients"] == [examples[1].name]
-    assert "NOT IN THE SCORES: 1 patient" in out
+    assert summary["patients"] == 2 and summary["failed_patients"] == [name]
+    assert "NOT IN THE SCORES: 1 patient" in out and out.count(f"{name}: left out, {why}") == 1
     assert "NOT IN THE SCORES" in (workdir / "evaluation" / "test" / "page.html").read_text()
+
+
+def test_a_run_without_checkpoint_is_one_line(rdunet, workdir: Path) -> None:
+    shutil.rmtree(workdir / "checkpoints")
+    for command in ("evaluate", "choose-postprocessing"):
+        for _ in range(3):
+            status, _, error = rdunet(command)
+            assert status == 2 and str(workdir) in error and "checkpoint" in error
