@@ -1,14 +1,36 @@
-"""Strict JAX settings for every test, and where the real patients lie."""
+"""Strict JAX settings for every test, checked array shapes, and the folder of the real patients."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import jax
+import jaxtyping
 import pytest
+from beartype import BeartypeConf, beartype
+
+
+def check_arrays(function: Callable) -> Callable:
+    """Beartype for the annotations of arrays alone: shapes and dtypes are what pyright cannot see.
+
+    Jaxtyping calls it with a function of its own that has the signature to be checked, so nobody else's annotations
+    change here. Constructors are left out: a state of training may hold shapes in place of arrays.
+    """
+    if function.__qualname__.endswith(".__init__"):
+        return function
+    hints = function.__annotations__
+    function.__annotations__ = {name: hint for name, hint in hints.items() if "jaxtyping" in repr(hint)}
+    return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+
+
+# Before the packages are first imported. Jaxtyping wants the checker's name and looks it up as a module's attribute.
+sys.modules["array_hints"] = sys.modules[__name__]
+jaxtyping.install_import_hook(["rdunet_jax", "data_pipeline"], "array_hints.check_arrays")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,6 +55,14 @@ def quick_compilation(request: pytest.FixtureRequest):
     jax.config.update("jax_disable_most_optimizations", "full_size" not in request.keywords)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """For the tests of errors that a function itself raises on arrays of a wrong shape."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def coverage(distance: NDArray[np.floating], width: float) -> NDArray[np.floatin
     return np.clip(share, 0, 1, out=share)
 
 
-def _paint(image: Plane, distance: Plane, hounsfield: float | Plane, width: float) -> None:
+def _paint(image: Plane, distance: Plane, hounsfield: float | np.ndarray, width: float) -> None:
     share = coverage(distance, width)
     share *= hounsfield - image
     image += share
@@ -226,8 +226,10 @@ class Sections:
             _paint(part, sternum, CORTEX, edge)
             _paint(part, sternum + 2, MARROW - 60, edge)
 
-    def _window(self, image: Plane, half_width: float, front: float, back: float) -> tuple[Plane, Plane, Plane]:
-        """A view of the picture's middle, with its x and y."""
+    def _window(
+        self, image: Plane, half_width: float, front: float, back: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A view of the picture's middle, with its x (one row) and y (one column)."""
         columns = slice(*np.searchsorted(self.x[0], [-half_width, half_width]))
         rows = slice(*np.searchsorted(self.y[:, 0], [front, back]))
         return image[rows, columns], self.x[:, columns], self.y[rows]

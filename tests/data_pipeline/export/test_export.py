@@ -442,7 +442,7 @@ def test_overview_with_few_tumour_slices(samples: dict[str, Sample], tmp_path: P
     assert _colored(_picture(tmp_path / "picture.png"), ORANGE).any() == bool(slices)
 
 
-def test_overview_refuses_another_grid(samples: dict[str, Sample], tmp_path: Path) -> None:
+def test_overview_refuses_another_grid(samples: dict[str, Sample], tmp_path: Path, unchecked_shapes) -> None:
     volume = samples["axial"].volume
     with pytest.raises(InputError, match="use the CT's own grid"):
         write_overview(volume.hounsfield, volume.geometry, tmp_path / "picture.png", np.zeros((2, 2, 2), bool))

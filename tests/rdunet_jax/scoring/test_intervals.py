@@ -49,7 +49,7 @@ def test_the_interval_is_at_least_students_and_within_its_bounds() -> None:
     assert np.isnan(mean_interval(values[:1])).all() and np.isnan(mean_interval(values[:0])).all()
 
 
-def test_a_paired_comparison_is_the_exact_signed_rank_test() -> None:
+def test_a_paired_comparison_is_the_exact_signed_rank_test(unchecked_shapes) -> None:
     one, other = np.array([0.9, 0.8, 0.7, 0.6, 0.55]), np.array([0.8, 0.6, 0.4, 0.2, 0.05])
     result = compare(one, other)
     assert result.mean_difference == pytest.approx(0.3)

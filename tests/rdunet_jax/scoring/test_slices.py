@@ -17,7 +17,7 @@ def test_against_sets_of_pixels() -> None:
         assert scores.false_negative[index] == (bool(y) and not x & y)
 
 
-def test_edge_cases() -> None:
+def test_edge_cases(unchecked_shapes) -> None:
     empty, full = np.zeros((1, 2, 2), bool), np.ones((1, 2, 2), bool)
     assert score_slices(empty, empty).dice == 1
     assert score_slices(full, empty).dice == 0
