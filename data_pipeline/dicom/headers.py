@@ -1,24 +1,20 @@
-"""The headers of a folder tree: read once, in parallel, and remembered in an index file that holds no identities."""
+"""The headers of a folder tree: read once, in parallel, and stored in an index file that holds no identities."""
 
-import hashlib
-import json
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydicom import Dataset
 from rich.progress import Progress
 
 from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, quiet_pydicom, read_dataset
+from data_pipeline.dicom.header_index import Header, Stamp, digest_of, load_index, save_index
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_whole
 from data_pipeline.processes import worker_pool
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -34,11 +30,7 @@ DRAWN_ON = frozenset(("CT", "MR", "NM", "PT"))
 """Modalities of sectional images, on which contours are drawn."""
 ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
-FORMAT = "rdunet DICOM index 2"
 CHUNK = 200  # files; keeps the traffic between processes small, and the progress bar moving
-
-Stamp = tuple[int, int]
-"""Size in bytes and modification time in ns: a file whose stamp is unchanged is taken as unchanged."""
 
 _TAGS = (
     "SOPClassUID",
@@ -55,40 +47,6 @@ _PLANE = ("ImageOrientationPatient", "PixelSpacing")
 _LAST_PLANE_TAG = 0x00280030  # PixelSpacing
 
 
-@dataclass(frozen=True)
-class Header:
-    """What grouping and pairing need of one file. Identifiers are digests: equal where the originals are.
-
-    Attributes:
-        kind: `CT`, `RTSTRUCT`, another modality, `other DICOM`, `DICOMDIR`, `not DICOM`, `archive` or `damaged`.
-        fault: why the file cannot be used; empty if it can.
-        note: what is unusual about a file that is used.
-        image, patient, study, series, frame: digests of SOPInstanceUID, PatientID, StudyInstanceUID, SeriesInstanceUID
-            and FrameOfReferenceUID; empty where the file has none. For a CT without SeriesInstanceUID, `series` is a
-            digest of orientation and pixel spacing.
-        series_references: digests of the series that an RTSTRUCT refers to.
-        image_references: digests of the images that it lists for them.
-        contour_references: digests of the images that its contours refer to.
-    """
-
-    kind: str
-    fault: str = ""
-    note: str = ""
-    image: str = ""
-    patient: str = ""
-    study: str = ""
-    series: str = ""
-    frame: str = ""
-    series_references: tuple[str, ...] = ()
-    image_references: tuple[str, ...] = ()
-    contour_references: tuple[str, ...] = ()
-
-    @property
-    def group(self) -> tuple[str, str, str]:
-        """Which series it belongs to: some anonymizers repeat a series UID from patient to patient."""
-        return (self.patient, self.study, self.series)
-
-
 def read_headers(
     source: Path, *, index: Path | None = None, workers: int = 1, progress: Progress | None = None
 ) -> dict[Path, Header]:
@@ -98,7 +56,7 @@ def read_headers(
 
     Args:
         source: folder, searched with all its sub-folders; or one file.
-        index: JSON file that remembers the headers, by path, size and modification time. Read if it is there, ignored
+        index: JSON file that stores the headers, by path, size and modification time. Read if it is there, ignored
             if it is damaged, replaced atomically at the end, also of an interrupted run. It holds digests under a
             random key of its own, no names, paths or identifiers.
         workers: processes that read. With more than 1 the calling script needs its `if __name__ == "__main__"`.
@@ -106,8 +64,8 @@ def read_headers(
     """
     unreadable: list[Path] = []
     stamps = {Path(path): stamp for path, stamp in sorted(_walk(source, unreadable))}
-    key, known = _load(index)
-    names = {path: _digest(key, os.path.abspath(path)) for path in stamps}
+    key, known = load_index(index)
+    names = {path: digest_of(key, os.path.abspath(path)) for path in stamps}
     headers = {
         path: known[names[path]][1]
         for path, stamp in stamps.items()
@@ -122,7 +80,7 @@ def read_headers(
                 progress.advance(task, len(paths))
     finally:
         if index is not None and new:
-            _save(index, key, {names[path]: (stamps[path], header) for path, header in headers.items()})
+            save_index(index, key, {names[path]: (stamps[path], header) for path, header in headers.items()})
     lost = {path: Header("damaged", fault="a folder that cannot be read") for path in unreadable}
     return {path: headers[path] for path in stamps} | lost
 
@@ -202,7 +160,7 @@ def _header(path: Path, key: bytes) -> Header:
         return Header(kind, fault)
 
     def digest(value: object) -> str:
-        return _digest(key, str(value).strip()) if value else ""
+        return digest_of(key, str(value).strip()) if value else ""
 
     def digests(values: Iterable[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(map(digest, filter(None, values))))
@@ -240,7 +198,7 @@ def _without_series_uid(path: Path, key: bytes, header: Header) -> Header:
     plane = f"{orientation.round(3) + 0.0} {spacing.round(4)}"
     return replace(
         header,
-        series=_digest(key, f"no series UID {header.frame} {plane}"),
+        series=digest_of(key, f"no series UID {header.frame} {plane}"),
         note="has no SeriesInstanceUID; its images were grouped by study, frame of reference, orientation and spacing",
     )
 
@@ -294,39 +252,3 @@ def _references(path: Path) -> _References:
 
 def _items(parents: Iterable[Dataset], keyword: str) -> Iterator[Dataset]:
     return chain.from_iterable(parent.get(keyword) or () for parent in parents)
-
-
-def _digest(key: bytes, text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), key=key, digest_size=12).hexdigest()
-
-
-def _load(index: Path | None) -> tuple[bytes, dict[str, tuple[Stamp, Header]]]:
-    """Key and remembered headers of an index file; a new key and nothing, if it cannot be used."""
-    try:
-        if index is not None:
-            content = json.loads(index.read_text(encoding="utf-8"))
-            if content["format"] == FORMAT:
-                known = {
-                    name: ((size, time), _from_json(fields)) for name, (size, time, fields) in content["files"].items()
-                }
-                return bytes.fromhex(content["key"]), known
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass  # an index only saves time
-    return secrets.token_bytes(16), {}
-
-
-def _from_json(fields: dict[str, Any]) -> Header:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }
-    return Header(**values)
-
-
-def _save(index: Path, key: bytes, known: dict[str, tuple[Stamp, Header]]) -> None:
-    files = {
-        name: (*stamp, {field: value for field, value in asdict(header).items() if value})
-        for name, (stamp, header) in known.items()
-    }
-    content = json.dumps({"format": FORMAT, "key": key.hex(), "files": files}, separators=(",", ":"))
-    with suppress(OSError, InputError):  # an index only saves time
-        write_whole(index, content)

@@ -8,27 +8,21 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int16
-from pydicom import Dataset
 
 from data_pipeline.dicom.discovery import CTSeries
-from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, quiet_pydicom, read_dataset
-from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, FARTHEST_MM, CTGeometry
-from data_pipeline.dicom.hounsfield import Decoded, decode_hounsfield, implausible
-from data_pipeline.dicom.pixels import UnusableImageError, matrix
+from data_pipeline.dicom.files import quiet_pydicom
+from data_pipeline.dicom.geometry import AFFINE_TOLERANCE, CTGeometry
+from data_pipeline.dicom.hounsfield import Decoded, implausible
+from data_pipeline.dicom.slices import RECONSTRUCTION, SAME_DIRECTION, Slice, read_slices
 from data_pipeline.errors import InputError
 
 __all__ = ["CTGeometry", "CTVolume", "read_chest_ct", "read_volume"]
 
 SAME_POSITION_MM = 0.01
 UNEVEN = 0.01  # difference between gaps, as a fraction of the median one
-SAME_DIRECTION = 1e-3  # of a cosine, about 0.06 degrees
-MOST_VOXELS = 2**31
-"""Most voxels in one CT, 4 GiB: 512 x 512 pixels on 8192 slices."""
 STRAY_GAP = 10
 """Distance in slice spacings beyond which a few slices at an end do not belong to the volume."""
 STRAY_SLICES = 2
-RECONSTRUCTION = ("ConvolutionKernel", "SliceThickness")
-"""Elements that tell two reconstructions of one scan apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +42,6 @@ class CTVolume:
     study_uid: str
     patient_id: str
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    path: Path
-    position: Float64[np.ndarray, "3"]
-    orientation: Float64[np.ndarray, "6"]
-    spacing: Float64[np.ndarray, "2"]
-    frame: str
-    sop: str
-    acquisition: str
-    reconstruction: tuple[str, str]
-    hounsfield: Int16[np.ndarray, "height width"]
-    decoded: Decoded
 
 
 def read_volume(series: CTSeries) -> CTVolume:
@@ -104,7 +84,7 @@ def read_chest_ct(series: CTSeries) -> CTVolume:
 def _read(series: CTSeries) -> tuple[CTVolume, list[Decoded]]:
     notes = list(series.notes)
     with quiet_pydicom():
-        slices, stack = _read_slices(series.files)
+        slices, stack = read_slices(series.files)
     kept = _in_order(_one_reconstruction(_parallel(slices, notes), notes), notes)
     geometry = _geometry(kept, notes)
     found = Counter(note for one in kept for note in one.decoded.notes)
@@ -114,82 +94,11 @@ def _read(series: CTSeries) -> tuple[CTVolume, list[Decoded]]:
     return volume, [one.decoded for one in kept]
 
 
-def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], Int16[np.ndarray, "files height width"]]:
-    """Decode each file as it is read, into one stack; images of another matrix than the first's stay outside it.
-
-    A new page of memory costs more than decoding it, so neither encoded pixels nor a second stack are kept.
-    """
-    slices: list[_Slice] = []
-    stack = np.empty((0, 0, 0), np.int16)
-    for index, path in enumerate(files):
-        try:
-            dataset = read_dataset(path, pixels=True)
-            if index == 0:
-                stack = _empty_stack(len(files), *matrix(dataset))
-            out = stack[index] if matrix(dataset) == stack.shape[1:] else np.empty(matrix(dataset), np.int16)
-            slices.append(_slice(path, dataset, out))
-        except (UnusableImageError, OversizedError) as error:
-            raise InputError(f"{error}; export the series again, or remove the file", path=path) from error
-        except Exception as error:
-            raise InputError(
-                f"not a readable CT image ({_why(error)}); export the series again, or remove the file", path=path
-            ) from error
-    return slices, stack
-
-
-def _empty_stack(depth: int, rows: int, columns: int) -> Int16[np.ndarray, "depth rows columns"]:
-    if depth * rows * columns > MOST_VOXELS:
-        raise UnusableImageError(f"{depth} images of {rows} x {columns} pixels are too large for one CT")
-    return np.empty((depth, rows, columns), np.int16)
-
-
-def _why(error: Exception) -> str:
-    """Name an error without pydicom's own text, which may quote values from the file."""
-    missing = error.name if isinstance(error, AttributeError) else None
-    return f"no {missing}" if missing else "not DICOM" if isinstance(error, NotDicomError) else type(error).__name__
-
-
-def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> _Slice:
-    position = decimals(dataset, "ImagePositionPatient")
-    orientation = decimals(dataset, "ImageOrientationPatient")
-    spacing = decimals(dataset, "PixelSpacing")
-    if position.shape != (3,) or orientation.shape != (6,) or spacing.shape != (2,):
-        raise UnusableImageError("position, orientation or pixel spacing is incomplete")
-    axes = orientation.reshape(2, 3)
-    if not (np.abs(axes @ axes.T - np.eye(2)).max() < SAME_DIRECTION and (spacing > 0).all()):  # False for NaN too
-        raise UnusableImageError("orientation or pixel spacing is not valid")
-    if not (np.abs(position) < FARTHEST_MM).all() or spacing.max() > FARTHEST_MM:
-        raise UnusableImageError("position or pixel spacing is not valid")
-    return _Slice(
-        path,
-        position,
-        orientation,
-        spacing,
-        frame=str(dataset.get("FrameOfReferenceUID") or ""),
-        sop=str(dataset.get("SOPInstanceUID") or ""),
-        acquisition=str(dataset.get("AcquisitionNumber") or ""),
-        reconstruction=(
-            str(dataset.get("ConvolutionKernel") or ""),
-            _thickness(dataset),
-        ),
-        hounsfield=out,
-        decoded=decode_hounsfield(dataset, out),
-    )
-
-
-def _thickness(dataset: Dataset) -> str:
-    """SliceThickness to 0.1 mm; empty if it is absent or not a number, which is no reason to refuse an image."""
-    try:
-        return " ".join(f"{thickness:.1f}" for thickness in decimals(dataset, "SliceThickness"))
-    except ValueError:
-        return ""
-
-
-def _folder(slices: Sequence[_Slice]) -> Path:
+def _folder(slices: Sequence[Slice]) -> Path:
     return slices[0].path.parent
 
 
-def _parallel(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+def _parallel(slices: list[Slice], notes: list[str]) -> list[Slice]:
     """Drop images that are not parallel to most: a scout view without its label, or a reformatted plane."""
     directions = Counter(tuple(np.round(one.orientation, 2)) for one in slices)
     usual = next(one for one in slices if tuple(np.round(one.orientation, 2)) == directions.most_common(1)[0][0])
@@ -211,7 +120,7 @@ def _parallel(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
     return kept
 
 
-def _one_reconstruction(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+def _one_reconstruction(slices: list[Slice], notes: list[str]) -> list[Slice]:
     """Drop the images of a second reconstruction of the scan, which may fill the places between the first's.
 
     Reconstructions differ in kernel or slice thickness. Planning systems also write the distance to the next slice as
@@ -247,7 +156,7 @@ def _differing(reconstructions: Iterable[tuple[str, str]]) -> str:
     return " and ".join(keyword for keyword, each in zip(RECONSTRUCTION, values, strict=True) if len(set(each)) > 1)
 
 
-def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+def _in_order(slices: list[Slice], notes: list[str]) -> list[Slice]:
     """Ascending along the normal, each place once, one acquisition."""
     normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
     ordered = sorted(slices, key=lambda one: (float(one.position @ normal), one.path))
@@ -280,12 +189,12 @@ def _in_order(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
     return places
 
 
-def _same_image(one: _Slice, other: _Slice) -> bool:
+def _same_image(one: Slice, other: Slice) -> bool:
     there = np.abs(one.position - other.position).max() < SAME_POSITION_MM
     return bool(there) and np.array_equal(one.hounsfield, other.hounsfield)
 
 
-def _clash(slices: list[_Slice], normal: Float64[np.ndarray, "3"]) -> tuple[_Slice, _Slice] | None:
+def _clash(slices: list[Slice], normal: Float64[np.ndarray, "3"]) -> tuple[Slice, Slice] | None:
     """Neighbours that cannot both belong to one volume: at one place, or of acquisitions that interleave unevenly."""
     gaps = np.diff([float(one.position @ normal) for one in slices])
     even = gaps.size == 0 or gaps.max() - gaps.min() < UNEVEN * np.median(gaps)
@@ -297,7 +206,7 @@ def _clash(slices: list[_Slice], normal: Float64[np.ndarray, "3"]) -> tuple[_Sli
     return None
 
 
-def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
+def _geometry(slices: list[Slice], notes: list[str]) -> CTGeometry:
     row, column = slices[0].orientation[:3], slices[0].orientation[3:]
     row = row / np.linalg.norm(row)
     column = column - (column @ row) * row  # DS holds 16 characters, so the cosines come a little askew
@@ -322,7 +231,7 @@ def _geometry(slices: list[_Slice], notes: list[str]) -> CTGeometry:
     return geometry
 
 
-def _describe_gaps(slices: list[_Slice], geometry: CTGeometry, notes: list[str]) -> None:
+def _describe_gaps(slices: list[Slice], geometry: CTGeometry, notes: list[str]) -> None:
     """Note missing and unevenly spaced slices; refuse slices that cannot belong to one volume."""
     step = geometry.spacing_mm[0]
     gaps = np.diff(geometry.distances_mm)
@@ -348,7 +257,7 @@ def _describe_gaps(slices: list[_Slice], geometry: CTGeometry, notes: list[str])
         notes.append(f"slices are unevenly spaced, {gaps.min():g} to {gaps.max():g} mm")
 
 
-def _gather(stack: np.ndarray, slices: list[_Slice], kept: list[_Slice]) -> Int16[np.ndarray, "depth height width"]:
+def _gather(stack: np.ndarray, slices: list[Slice], kept: list[Slice]) -> Int16[np.ndarray, "depth height width"]:
     """The kept slices in order, moved inside the stack (along the cycles of the permutation) if they are all there."""
     if any(one.hounsfield.base is not stack for one in kept):
         return np.stack([one.hounsfield for one in kept])
