@@ -155,8 +155,8 @@ def _lock(path: Path, what: Path | str) -> int:
 
 def _in_words(holder: bytes) -> str:
     try:
-        told = json.loads(holder)
-        return f"process {int(told['pid'])} on {told['host']}"
+        written = json.loads(holder)
+        return f"process {int(written['pid'])} on {written['host']}"
     except (ValueError, TypeError, KeyError):  # it has not written it yet
         return "another process"
 

@@ -92,6 +92,7 @@ class Dataset:
 
     @property
     def intensity(self) -> Intensity:
+        """Gray conversion of the stored values."""
         return self.account.settings.intensity
 
     @property
@@ -114,9 +115,11 @@ class Dataset:
         return tuple(self.account.splits[split])
 
     def patch_count(self, split: str) -> int:
+        """Number of patches; 0 for a split without."""
         return len(self._sources[split]) if split in self._sources else 0
 
     def patient_count(self, split: str) -> int:
+        """Number of whole patients (CTs); 0 for a split without."""
         return self.patch_count(f"{split}_patients")
 
     def patients(self, split: str) -> Iterator[PatientExample]:
@@ -151,7 +154,7 @@ class Dataset:
     ) -> Iterator[tuple[Shaped[np.ndarray, "8 size size"], Bool[np.ndarray, "8 size size"]]]:
         """The patches of a split as (stored gray values, mask), patient by patient; none for a split without patches.
 
-        A patient of fewer than 8 slices has none, whatever the split.
+        A patient of fewer than 8 slices has no patch, though it is one of `patients`.
 
         Raises:
             InputError: a record is damaged.
@@ -213,7 +216,7 @@ def _patch(example: dict[str, Any]) -> dict[str, np.ndarray]:
         "image": example["image"][..., np.newaxis],
         "mask": example["mask"][..., np.newaxis],
         "patient": np.array(example["patient"].decode()),
-        "start": np.asarray(example["start"]),
+        "start": np.asarray(example["start"], np.int32),
     }
 
 

@@ -1,9 +1,9 @@
 """Four real NSCLC patients in one command.
 
 They are the Radiomics Digital Phantom of CancerData: CT series cropped around the tumour, each with an RTSTRUCT that
-holds `GTV-1`. A wheel on the Python Package Index carries them as data files, and whoever has this package has pip: it
-brings the wheel by its own index, proxy and certificate settings. The wheel is then read as the zip it is: nothing of
-it is installed or imported, and only the DICOM files and their licence text are kept.
+holds `GTV-1`. A wheel on the Python Package Index contains them as data files. pip downloads it with the user's index,
+proxy and certificate settings. The wheel is then read as a zip file: nothing of it is installed or imported, and only
+the DICOM files and their license text are kept.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ _CHECKSUMS = "SHA256SUMS"
 def fetch_sample_data(
     output: Path, *, archive: Path | None = None, sha256: str = SHA256, console: Console | None = None
 ) -> list[Path]:
-    """Bring the four sample patients into the folder `output`, whole or not at all.
+    """Download the four sample patients into the folder `output`, whole or not at all.
 
-    Beside `pat_1` ... `pat_4` (41 to 60 CT slices and one RTSTRUCT each, 13 MB in all) lie the licence text and
-    `SHA256SUMS` for `sha256sum --check`. A folder that already holds the complete sample is left as it is.
-    `LICENSE_NOTICE` is for the caller to show.
+    The folder then holds `pat_1` ... `pat_4` (41 to 60 CT slices and one RTSTRUCT each, 13 MB in all), the license
+    text, and `SHA256SUMS` for `sha256sum --check`. A folder that already holds the complete sample is not changed. The
+    caller must show `LICENSE_NOTICE`.
 
     Args:
         output: a folder that does not exist yet, is empty, or holds the complete sample.
-        archive: the wheel, if it was brought here by hand (to a machine without network); otherwise pip downloads it.
+        archive: the wheel, for a machine without network; otherwise pip downloads it.
         sha256: the hexadecimal SHA-256 that the wheel must have.
         console: where progress is shown; standard error by default.
 
@@ -52,7 +52,8 @@ def fetch_sample_data(
         The patients' folders, in order.
 
     Raises:
-        InputError: `output` holds something else, pip is missing or fails, or the wheel is not the expected one.
+        InputError: `output` holds something else, pip is missing or fails, the wheel is not the expected one, or the
+            disk is full.
     """
     console = console or Console(stderr=True)
     if _is_complete(output):

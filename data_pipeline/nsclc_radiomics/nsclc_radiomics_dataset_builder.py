@@ -96,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._index = index
         self._progress = progress
         self.account: Account | None = None
-        if settings is not None:  # TFDS takes another object under a name it knows for a mistake
+        if settings is not None:  # TFDS refuses another object under one of its names
             kwargs["config"] = self.builder_configs.get(settings.name, NsclcRadiomicsConfig.of(settings))
         super().__init__(**kwargs)
         self._settings = settings or self._config.settings

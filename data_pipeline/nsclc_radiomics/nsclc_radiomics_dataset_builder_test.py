@@ -29,7 +29,7 @@ class NsclcRadiomicsTest(tfds.testing.DatasetBuilderTestCase):
         "test_patients": 1,
     }
     BUILDER_CONFIG_NAMES_TO_TEST = ["slice_minmax_256", "hu_window_256"]
-    # The check forbids `os`, so that data sets may lie in cloud buckets; DICOM folders are local.
+    # The check forbids `os`, so that data sets may be in cloud buckets; DICOM folders are local.
     MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
 
     @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ CANVAS = 512
 
 
 def place_on_canvas(height: int, width: int) -> tuple[int, int, int]:
-    """Side of the canvas that a slice lies on, and the row and column of it where the slice begins."""
+    """Side of a slice's canvas, and the row and column of the canvas where the slice begins."""
     (top, below), (left, _) = _margins(height, width)
     return top + height + below, top, left
 

@@ -24,6 +24,7 @@ from data_pipeline.preprocessing.network_grid import mask_to_network_grid
 from data_pipeline.preprocessing.patches import patch_starts
 from data_pipeline.preprocessing.patient import prepare_image
 from data_pipeline.settings import DatasetSettings, PrepareOptions
+from data_pipeline.splits import write_split
 from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 
 DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
@@ -106,6 +107,40 @@ def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> No
     assert batch["image"].shape == batch["mask"].shape == (2, 8, 32, 32, 1)
     with pytest.raises(InputError, match="9 patches"):
         data.batches("train", batch_size=10, seed=0)
+
+
+def test_a_batch_names_its_patients_and_slices(tmp_path: Path) -> None:
+    settings = DatasetSettings(image_size=32, selection="all", test_share=0, validation_share=0)
+    prepare_dataset(DUMMY, tmp_path, settings, KEEP)
+    data = Dataset(tmp_path)
+    whole = {one.name: one for one in data.patients("train")}
+    batches = data.batches("train", batch_size=3, seed=0)
+    seen = set()
+    for batch in (next(batches) for _ in range(3)):
+        assert set(batch) == {"image", "mask", "patient", "start"} and batch["start"].dtype == np.int32
+        for name, start, image in zip(batch["patient"].tolist(), batch["start"].tolist(), batch["image"], strict=True):
+            np.testing.assert_array_equal(image[..., 0], whole[name].image[start : start + 8])
+            seen.add((name, start))
+    assert seen == {(name, start) for name in data.patient_names("train") for start in range(3)}
+    assert data.patient_names("train") == tuple(whole) and data.patient_names("test") == ()
+
+
+def test_a_validation_patient_shorter_than_a_patch_is_kept_whole(tmp_path: Path) -> None:
+    for number in range(3):
+        stored = (TISSUE if number else TISSUE[:5]) + np.uint16(number)  # equal slices are copies of one person
+        series = write_series(tmp_path / "in" / f"{number}", patient=number, stored=stored)
+        square = contour(series.points(2, [(3, 3 + number), (3, 8), (8, 8), (8, 3)]))
+        write_rtstruct(tmp_path / "in" / f"{number}" / "rs", {"GTV-1": [square]}, series)
+    names = sorted(f"PATIENT-{number}" for number in range(3))
+    frozen = tmp_path / "split.json"
+    write_split({"train": names[1:2], "validation": names[:1], "test": names[2:]}, frozen)
+    prepare_dataset(tmp_path / "in", tmp_path / "out", SETTINGS, replace(KEEP, split_file=frozen))
+    data = Dataset(tmp_path / "out")
+    (short,) = data.patients("validation")
+    assert (data.patient_count("validation"), short.image.shape[0]) == (1, 5)
+    assert (data.patch_count("validation"), list(data.patches("validation"))) == (0, [])
+    with pytest.raises(InputError, match="0 patches in the split 'validation'"):
+        data.batches("validation", batch_size=1, seed=0)
 
 
 def test_patients_are_under_pseudonyms_unless_asked_otherwise(tmp_path: Path) -> None:

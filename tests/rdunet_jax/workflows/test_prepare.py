@@ -293,6 +293,21 @@ def test_without_a_home_folder_only_the_key_is_needed(rdunet, tmp_path: Path, mo
     assert rdunet(*prepare(DUMMY, tmp_path / "kept", "--keep-ids"))[0] == 0
 
 
+def test_a_cache_that_cannot_be_made_is_no_matter(rdunet, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert rdunet(*prepare(DUMMY, tmp_path / "data"))[0] == 0
+
+
+def test_a_folder_without_ct_does_not_name_its_files(rdunet, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    image = sorted(DUMMY.rglob("*.dcm"))[1]
+    (tmp_path / "source" / "CANARY.dcm").write_bytes(image.read_bytes()[:600])
+    status, out, error = rdunet(*prepare(tmp_path / "source", tmp_path / "data"))
+    assert status == 2 and error.count("\n") == 1 and "CANARY" not in out + error
+    assert "CANARY" in rdunet(*prepare(tmp_path / "source", tmp_path / "data", "--keep-ids"))[2]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(rdunet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     status, _, error = rdunet(*prepare(DUMMY, tmp_path / "file" / "data"))
