@@ -1,24 +1,24 @@
-"""Random changes of training patches, on the device: pure functions of a key, images and masks alike.
+"""Random augmentation of training patches, on the device: pure functions of a key, for images and masks together.
 
-| name                   | what a patch undergoes                                                            |
+| name                   | change of a patch                                                                 |
 |------------------------|-----------------------------------------------------------------------------------|
-| `rotation`             | a turn about its centre                                                           |
-| `cropping`             | a random square-on part of it, resized to the whole                               |
+| `rotation`             | rotation about its center                                                         |
+| `cropping`             | a random rectangle of it, resized to the whole                                    |
 | `global_shift`         | one number added to all pixels                                                    |
-| `global_scale`         | one factor on all pixels                                                          |
-| `additive_noise`       | a number of its own added to each pixel                                           |
-| `multiplicative_noise` | a factor of its own on each pixel                                                 |
+| `global_scale`         | all pixels multiplied by one factor                                               |
+| `additive_noise`       | another number added to each pixel                                                |
+| `multiplicative_noise` | each pixel multiplied by another factor                                           |
 | `horizontal_flip`      | left and right exchanged                                                          |
-| `blur`                 | a Gaussian                                                                        |
-| `authors_code`         | the Keras code's scheme: nothing, a rotation of at most 5 degrees, an elastic     |
-|                        | deformation, a change of intensity or a flip, with equal chance                   |
+| `blur`                 | Gaussian blur                                                                     |
+| `authors_code`         | the scheme of the authors' code: nothing, a rotation of at most 5 degrees, an     |
+|                        | elastic deformation, a change of intensity or a flip, with equal probability      |
 
-The first eight are the paper's (section 3.2); `AugmentConfig` sets the probability and the strength of each.
-Shift and scale are read as changes of intensity: they are the noises' global kin, as in the Keras code.
+The first eight are the paper's (section 3.2); `AugmentConfig` sets the probability and the strength of each. Shift and
+scale are changes of intensity, as in the authors' code.
 
-Every draw is one for a patch: all its slices get the same 2-D map, and the mask the same geometry. Images are gray in
-0..1 and stay so, by clipping; masks are 0 or 1 and stay so, interpolated like the image and cut at 1/2. Beyond its edge
-a slice goes on as its mirror image (SciPy's `reflect`).
+Every random value holds for a whole patch: all its slices get the same 2-D map, and the mask gets the same geometry.
+Images are gray values in 0..1 and are clipped to that range; masks are 0 or 1, interpolated like the image and
+thresholded at 1/2. Beyond its edge a slice is continued by its mirror image (SciPy's `reflect`).
 """
 
 from collections.abc import Callable
@@ -45,15 +45,15 @@ class Patch(NamedTuple):
 
 
 Change = Callable[[Array, Patch, AugmentConfig], Patch]
-"""(key, patch, how far) to the patch changed."""
+"""(key, patch, settings) to the changed patch."""
 
 
 def between(key: Array, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-    """Uniform in low..high."""
+    """Random numbers, uniform in low..high, float32."""
     return jax.random.uniform(key, shape, jnp.float32, low, high)
 
 
-# Geometry: where each pixel of the result comes from.
+# Geometry: the position in the patch of each pixel of the result.
 
 
 def warp(patch: Patch, coordinates: Float[Array, "2 height width"]) -> Patch:
@@ -72,11 +72,11 @@ def pixel_grid(patch: Patch) -> Float[Array, "2 height width"]:
 
 
 def rotate(patch: Patch, degrees: Float[Array, ""]) -> Patch:
-    """The patch turned about its centre, to the side that `scipy.ndimage.rotate` turns."""
-    centre = jnp.array([(n - 1) / 2 for n in patch.image.shape[1:]], jnp.float32)[:, None, None]
-    row, column = pixel_grid(patch) - centre
+    """The patch rotated about its center, in the direction of `scipy.ndimage.rotate`."""
+    center = jnp.array([(n - 1) / 2 for n in patch.image.shape[1:]], jnp.float32)[:, None, None]
+    row, column = pixel_grid(patch) - center
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
-    return warp(patch, jnp.stack([cos * row + sin * column, cos * column - sin * row]) + centre)
+    return warp(patch, jnp.stack([cos * row + sin * column, cos * column - sin * row]) + center)
 
 
 def crop(patch: Patch, side: Float[Array, ""], place: Float[Array, "2"]) -> Patch:
@@ -84,11 +84,11 @@ def crop(patch: Patch, side: Float[Array, ""], place: Float[Array, "2"]) -> Patc
 
     Args:
         side: of the part, as a fraction of the patch's.
-        place: where the part lies, down and across: 0 is at the first pixel, 1 at the last.
+        place: position of the part, down and across: 0 is at the first pixel, 1 at the last.
     """
     size = jnp.array(patch.image.shape[1:], jnp.float32)
     first = (1 - side) * place * size
-    # The half: it is the outer edges of the pixels that are aligned, not their centres.
+    # The half: the outer edges of the pixels are aligned, not their centers.
     return warp(patch, first[:, None, None] + side * (pixel_grid(patch) + 0.5) - 0.5)
 
 
@@ -103,13 +103,13 @@ def mirror(patch: Patch) -> Patch:
     return Patch(patch.image[:, :, ::-1], patch.mask[:, :, ::-1])
 
 
-# Intensity: images alone.
+# Intensity: of images only.
 
 
 def smooth(slices: Slices, kernel: Callable[[Array], Array]) -> Slices:
     """Each slice convolved along both axes with a kernel (distance in pixels to weight), shorter than the slice.
 
-    As products with banded matrices: the kernel may then be traced, and its length needs no bound.
+    By products with banded matrices: so the kernel may be a traced value, and its length needs no bound.
     """
 
     def matrix(size: int) -> Array:
@@ -126,13 +126,13 @@ def smooth(slices: Slices, kernel: Callable[[Array], Array]) -> Slices:
 
 
 def gaussian_blur(slices: Slices, sigma: Float[Array, ""]) -> Slices:
-    """A Gaussian of standard deviation `sigma` pixels; 0 changes nothing."""
+    """Gaussian blur with a standard deviation of `sigma` pixels; 0 changes nothing."""
     # 0 would divide 0 by 0; at 1/100 all weights but the middle one are 0 already
     return smooth(slices, lambda distance: jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 0.01)) ** 2))
 
 
 def mean_blur(slices: Slices, size: Array) -> Slices:
-    """The mean of `size` x `size` pixels; of an even number the larger half lies above and to the left."""
+    """The mean of `size` x `size` pixels; of an even number the larger half is above and to the left."""
     half, size = (size // 2).astype(slices.dtype), size.astype(slices.dtype)
     return smooth(slices, lambda distance: ((distance >= -half) & (distance < size - half)).astype(slices.dtype))
 
@@ -141,8 +141,8 @@ def median_blur(slices: Slices, size: int) -> Slices:
     """The median of `size` x `size` pixels; `size` is odd."""
     _, height, width = slices.shape
     padded = jnp.pad(slices, ((0, 0), (size // 2, size // 2), (size // 2, size // 2)), mode="symmetric")
-    neighbours = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return jnp.sort(jnp.stack(neighbours), axis=0)[size * size // 2]
+    neighbors = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.sort(jnp.stack(neighbors), axis=0)[size * size // 2]
 
 
 def on_image(change: Callable[[Array, Slices, AugmentConfig], Slices]) -> Change:
@@ -150,7 +150,7 @@ def on_image(change: Callable[[Array, Slices, AugmentConfig], Slices]) -> Change
     return lambda key, patch, how: Patch(jnp.clip(change(key, patch.image, how), 0, 1), patch.mask)
 
 
-# The paper's eight.
+# The paper's eight augmentations.
 
 
 def rotation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
@@ -192,15 +192,15 @@ def blur(key: Array, image: Slices, how: AugmentConfig) -> Slices:
     return gaussian_blur(image, between(key, 0.0, how.blur))
 
 
-# The Keras code's scheme, whose sizes are fixed.
+# The scheme of the authors' code, whose strengths are fixed.
 
-KERAS = AugmentConfig(
+AUTHORS_CODE = AugmentConfig(
     rotation=5.0, global_shift=10.0, global_scale=0.1, additive_noise=10.0, multiplicative_noise=0.05, blur=1.0
 )
 
 
 def one_of(*changes: Change) -> Change:
-    """One of the changes, with equal chance."""
+    """One of the changes, with equal probability."""
 
     def change(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
         choice_key, change_key = jax.random.split(key)
@@ -214,7 +214,7 @@ def one_of(*changes: Change) -> Change:
 
 @on_image
 def contrast(key: Array, image: Slices, how: AugmentConfig) -> Slices:
-    """With chance 0.3, the distance to middle gray (128) multiplied by 0.5..1.5."""
+    """With probability 0.3, the distance to middle gray (128) multiplied by 0.5..1.5."""
     chance_key, factor_key = jax.random.split(key)
     middle = 128 / GRAY_LEVELS
     factor = jnp.where(jax.random.bernoulli(chance_key, 0.3), between(factor_key, 0.5, 1.5), 1.0)
@@ -228,7 +228,7 @@ _one_intensity = one_of(
     multiplicative_noise,
     blur,
     on_image(lambda key, image, how: mean_blur(image, jax.random.randint(key, (), 2, 5))),
-    # The median is of an odd number of pixels: 3 or 5, evenly.
+    # The median needs an odd number of pixels: 3 or 5, with equal probability.
     one_of(*(on_image(lambda key, image, how, size=size: median_blur(image, size)) for size in (3, 5))),
 )
 
@@ -247,11 +247,11 @@ _one_of_five = one_of(lambda key, patch, how: patch, rotation, elastic_deformati
 
 
 def authors_code(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
-    return _one_of_five(key, patch, KERAS)
+    return _one_of_five(key, patch, AUTHORS_CODE)
 
 
 def sometimes(change: Change) -> Change:
-    """The change, with the chance that the settings give it."""
+    """The change, with the probability of the settings."""
 
     def maybe(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
         chance_key, change_key = jax.random.split(key)
@@ -281,13 +281,13 @@ def augment(
     names: tuple[Augmentation, ...],
     settings: AugmentConfig = DEFAULTS,
 ) -> tuple[Patches, Patches]:
-    """Makes the named changes in the order given, each with a key of its own.
+    """Makes the named changes in the order given, each with another key.
 
     Args:
-        keys: one a patch, (batch,).
+        keys: one per patch, (batch,).
         images: gray in 0..1, float32.
         masks: 0 or 1, float32.
-        settings: how often and how far, for the paper's eight.
+        settings: probability and strength of the paper's eight.
     """
     if not names:
         return images, masks
@@ -298,7 +298,7 @@ def augment(
             patch = AUGMENTATIONS[name](jax.random.fold_in(key, index), patch, settings)
         return patch
 
-    # Patch by patch: vmap would compute what no patch was chosen for, and XLA would then fuse one resampling into the
-    # next, computing the first once for each of the second's four neighbours.
+    # Patch by patch: vmap would compute every change for every patch, and XLA would then fuse one resampling into the
+    # next and compute the first one again for each of the four neighbors that the second one interpolates.
     patches = jax.lax.map(changed, (keys, Patch(images[..., 0], masks[..., 0])))
     return patches.image[..., None], patches.mask[..., None]

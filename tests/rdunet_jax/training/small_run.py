@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rdunet_jax.config import HostsConfig, TrainConfig
-from rdunet_jax.errors import RunError
+from rdunet_jax.errors import InputError
 from rdunet_jax.parallel import ends_with_the_others, initialize, is_first, local
 from rdunet_jax.training.history import Validation
 from rdunet_jax.training.loop import fit
@@ -84,7 +84,7 @@ if __name__ == "__main__":
     settings = dict(argument.split("=") for argument in sys.argv[2:])
     try:
         main(Path(sys.argv[1]), TrainConfig(**{name: ast.literal_eval(text) for name, text in settings.items()}))
-    except RunError as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

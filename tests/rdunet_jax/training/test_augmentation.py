@@ -1,6 +1,7 @@
 """Augmentations against SciPy and scikit-image, and how often and how far they go."""
 
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ import scipy.ndimage
 import scipy.stats
 import skimage.transform
 
-from rdunet_jax.config import AugmentConfig
+from rdunet_jax.config import PAPER_AUGMENTATION, Augmentation, AugmentConfig
 from rdunet_jax.training.augmentation import (
     AUGMENTATIONS,
+    AUTHORS_CODE,
     DEFAULTS,
-    KERAS,
     Patch,
     augment,
     crop,
@@ -29,6 +30,12 @@ from rdunet_jax.training.augmentation import (
 ALWAYS = AugmentConfig(augmentation_probability=1.0)
 PAPER = tuple(name for name in AUGMENTATIONS if name != "authors_code")
 DRAWS = 10_000
+
+
+def test_every_name_of_the_settings_has_an_augmentation() -> None:
+    names = [name for part in get_args(Augmentation) for name in (get_args(part) or (part,))]
+    assert sorted(AUGMENTATIONS) == sorted(names)
+    assert set(PAPER) == set(PAPER_AUGMENTATION)
 
 
 @partial(jax.jit, static_argnames=("names", "settings"))
@@ -276,7 +283,7 @@ def test_the_keras_codes_intensities() -> None:
     edge = np.where(np.indices((16, 16))[1] < 8, 0.4, 0.6)
     image = Patch(*(jnp.asarray(x, jnp.float32)[None] for x in (edge, np.zeros((16, 16)))))
     keys = jax.random.split(jax.random.key(6), 3000)
-    changed = jax.jit(lambda keys: jax.lax.map(lambda key: intensity(key, image, KERAS).image, keys))(keys)[:, 0]
+    changed = jax.jit(lambda keys: jax.lax.map(lambda key: intensity(key, image, AUTHORS_CODE).image, keys))(keys)[:, 0]
     left, right = np.asarray(changed[:, 4:12, 1:3]), np.asarray(changed[:, 4:12, -3:-1])
     noisy = np.ptp(left, axis=(1, 2)) > 1e-4
     step = (right - left)[:, 0, 0] / 0.2
