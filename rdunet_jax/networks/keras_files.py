@@ -4,10 +4,8 @@ Keras 3's `.keras` (a zip with a `.weights.h5` in it) and `.weights.h5`, and the
 whole model), as the authors' `keras==2.1.4` wrote it.
 """
 
-import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import h5py
 import numpy as np
 
 from rdunet_jax.errors import RunError
+from rdunet_jax.networks.keras_hdf5 import open_keras, read_weights
 
 # The weights of each kind of layer, in Keras' order; the kinds are called as Keras 3 calls their groups in a file.
 WEIGHT_NAMES = {
@@ -32,6 +31,8 @@ _KIND_OF_RANKS = {
     (4, 4, 1): "conv_lstm2d",
     (4, 1): "conv2d_transpose",
 }
+OTHER = "other"
+"""A layer that no network here has."""
 
 
 @dataclass(frozen=True)
@@ -49,36 +50,41 @@ class KerasFile:
 
     layers: tuple[KerasLayer, ...]
     """Layers with weights; within a kind in the network's order."""
-    gate: str | None
-    """The ConvLSTM layers' gate activation as a `ModelConfig.gate`; None if the file does not tell (weights alone)."""
+    model: Any
+    """The JSON of the model; None where the file holds weights alone."""
+    version: int
+    """Of Keras: 2 or 3."""
 
 
 def read_keras_file(path: Path) -> KerasFile:
     """Reads a `.keras`, `.weights.h5` or Keras 2 `.h5` file.
 
     Raises:
-        RunError: there is no such file, it is none of the three kinds, or it holds layers of another kind of network.
+        RunError: there is no such file, it is none of the three kinds, it exceeds a limit (see `keras_hdf5`), or it
+            holds layers of another kind of network.
     """
     try:
         return _read(path)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: not a Keras file ({error}); give a .keras, .weights.h5 or Keras 2 .h5 file") from error
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+    except Exception as error:  # h5py, zipfile, json and what odd objects in a file make of them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{path}: not a Keras file ({reason}); give a .keras, .weights.h5 or Keras 2 .h5 file"
+        ) from error
 
 
 def _read(path: Path) -> KerasFile:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
-            return KerasFile(tuple(_keras3_layers(file)), _gate(json.loads(archive.read("config.json")), version=3))
-    with h5py.File(path, "r") as file:
+    with open_keras(path) as (file, config):
+        if config is not None:
+            return KerasFile(tuple(_keras3_layers(file)), json.loads(config), 3)
         root = file.get("model_weights", file)
         assert isinstance(root, h5py.Group)
         if not _names(root, "layer_names"):
-            return KerasFile(tuple(_keras3_layers(file)), None)
+            return KerasFile(tuple(_keras3_layers(file)), None, 3)
         config, version = file.attrs.get("model_config"), _text(file.attrs.get("keras_version", "2"))
-        gate = None if config is None else _gate(json.loads(_text(config)), int(version.split(".")[0]))
-        return KerasFile(tuple(_keras2_layers(root)), gate)
+        model = None if config is None else json.loads(_text(config))
+        return KerasFile(tuple(_keras2_layers(root)), model, int(version.split(".")[0]))
 
 
 def write_keras_file(path: Path, layers: Sequence[KerasLayer]) -> None:
@@ -135,26 +141,25 @@ def _keras3_layers(file: h5py.File) -> Iterator[KerasLayer]:
     file.visititems(visit)
     for path, group in sorted(groups, key=lambda entry: _natural(entry[0])):  # conv3d, conv3d_1, ... conv3d_10
         layer = re.sub(r"(/(layer|cell))?/vars$", "", path)
+        if layer.count("/") > 1:  # layers/NAME; the order of a nested model's layers is not that of their names
+            outer = layer.split("/")[1]
+            raise RunError(f"layer {outer} is a model inside the model: save that model alone, and import its file")
         name = _text(file[f"{layer}/vars"].attrs.get("name", layer))
-        yield from _layer(name, [np.asarray(group[key]) for key in sorted(group, key=int)])
+        yield from _layer(name, read_weights([group[key] for key in sorted(group, key=int)]))
 
 
 def _keras2_layers(root: h5py.Group) -> Iterator[KerasLayer]:
     for name in _names(root, "layer_names"):
         group = root[name]
         assert isinstance(group, h5py.Group)
-        weights = [np.asarray(group[weight]) for weight in _names(group, "weight_names")]
+        weights = read_weights([group[weight] for weight in _names(group, "weight_names")])
         yield from _layer(name, weights)
 
 
 def _layer(name: str, weights: list[np.ndarray]) -> Iterator[KerasLayer]:
-    """The layer, its kind told by its weights; nothing for one without weights or with the state of a generator."""
-    kind = _KIND_OF_RANKS.get(tuple(weight.ndim for weight in weights))
-    if kind is not None:
-        yield KerasLayer(name, kind, tuple(weights))
-    elif any(np.issubdtype(weight.dtype, np.floating) for weight in weights):
-        shapes = [weight.shape for weight in weights]
-        raise RunError(f"layer {name}: no layer of the Recurrent 3D-DenseUNet has weights of shapes {shapes}")
+    """The layer, its kind by its weights; nothing for one without weights or with the state of a random generator."""
+    if any(np.issubdtype(weight.dtype, np.floating) for weight in weights):
+        yield KerasLayer(name, _KIND_OF_RANKS.get(tuple(weight.ndim for weight in weights), OTHER), tuple(weights))
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
@@ -163,32 +168,6 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
         return [_text(name) for name in np.asarray(group.attrs[attribute])]
     parts = sorted((key for key in group.attrs if re.fullmatch(rf"{attribute}\d+", key)), key=_natural)
     return [_text(name) for key in parts for name in np.asarray(group.attrs[key])]
-
-
-def _gate(config: Any, version: int) -> str | None:
-    """The gate activation in a model's JSON, found wherever a ConvLSTM layer stands in it."""
-    found = set(_recurrent_activations(config))
-    if not found:
-        return None
-    # Keras 3 gave the name to another function, so there Keras 2's is one of the user's own, of any package and name.
-    known = {"sigmoid": "sigmoid"} | ({"hard_sigmoid": "hard_sigmoid"} if version < 3 else {})
-    gates = {known.get(name, "hard_sigmoid" if name.endswith("keras2_hard_sigmoid") else None) for name in found}
-    if len(gates) > 1 or None in gates:
-        raise RunError(
-            f"its recurrent activation is {', '.join(sorted(found))}: only sigmoid and Keras 2's hard_sigmoid are known"
-        )
-    return gates.pop()
-
-
-def _recurrent_activations(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if node.get("class_name") in ("ConvLSTM2D", "ConvLSTM2DCell"):
-            activation = node["config"]["recurrent_activation"]
-            yield activation if isinstance(activation, str) else str(activation["config"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for item in node:
-            yield from _recurrent_activations(item)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

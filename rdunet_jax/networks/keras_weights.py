@@ -18,7 +18,8 @@ import numpy as np
 
 from rdunet_jax.config import Gate, ModelConfig
 from rdunet_jax.errors import RunError
-from rdunet_jax.networks.keras_files import KerasLayer, read_keras_file
+from rdunet_jax.networks.keras_config import check_connections, settings_of_file
+from rdunet_jax.networks.keras_files import OTHER, KerasLayer, read_keras_file
 from rdunet_jax.networks.models import create_model
 
 Variables = dict[str, Any]
@@ -116,6 +117,10 @@ def from_keras(layers: Sequence[KerasLayer], config: ModelConfig) -> Variables:
     """
     expected = jax.eval_shape(create_model(config).init, jax.random.key(0), jnp.zeros((1, 1, *_smallest(config), 1)))
     slots = network_layers(config)
+    for layer in layers:
+        if layer.kind == OTHER:
+            shapes = ", ".join(str(weight.shape) for weight in layer.weights[:6])
+            raise RunError(f"layer {layer.name}: no layer of network {config.name} has weights of shapes {shapes}")
     for kind in _KINDS:
         there, wanted = (sum(k == kind for k in kinds) for kinds in ([la.kind for la in layers], [k for k, _ in slots]))
         if there != wanted:
@@ -143,27 +148,39 @@ def from_keras(layers: Sequence[KerasLayer], config: ModelConfig) -> Variables:
 
 
 def load_keras_weights(path: Path, config: ModelConfig, gate: Gate | None = None) -> tuple[ModelConfig, Variables]:
-    """The Flax variables in a Keras file, and the config with the gate activation of the file.
+    """The Flax variables in a Keras file, and the config with the settings that the file names.
+
+    A whole model says how its layers are set and connected, which is compared with the network (see `keras_config`).
+    Weights alone do not: then the config's settings are used.
 
     Args:
         gate: the activation of the recurrent gates, needed where the file does not name it (weights alone).
 
     Raises:
-        RunError: the file cannot be read, does not fit the network, or the activation is not known or another one.
+        RunError: the file cannot be read, or is of another network than the config's.
     """
+    network_layers(config)  # refuses networks that Keras files cannot hold
     file = read_keras_file(path)
-    if gate and file.gate and gate != file.gate:
-        raise RunError(f"{path}: its recurrent gates are {file.gate}, not {gate}; leave --gate out")
-    gate = gate or file.gate  # pyright: ignore[reportAssignmentType]
-    if gate is None:
-        raise RunError(
-            f"{path}: holds weights alone and does not name the activation of the recurrent gates; give --gate "
-            "hard_sigmoid (the default of Keras 2) or --gate sigmoid (the default of Keras 3)"
-        )
     try:
-        return replace(config, gate=gate), from_keras(file.layers, config)
+        if file.model is not None:
+            config = settings_of_file(file.model, file.version, config)
+            if gate not in (None, config.gate):
+                raise RunError(f"its recurrent gates are {config.gate}, not {gate}; leave --gate out")
+        elif gate is None:
+            raise RunError(
+                "holds weights alone and does not name the activation of the recurrent gates; give --gate "
+                "hard_sigmoid (the default of Keras 2) or --gate sigmoid (the default of Keras 3)"
+            )
+        else:
+            config = replace(config, gate=gate)
+        variables = from_keras(file.layers, config)
+        if file.model is not None:
+            check_connections(file.model, config)
+        return config, variables
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: the JSON of its model is damaged ({type(error).__name__}: {error})") from error
 
 
 def _advice(layers: Sequence[KerasLayer]) -> str:
