@@ -125,7 +125,8 @@ def _layers(model: Any) -> list[Json]:
             if layer["class_name"] in ("Functional", "Model", "Sequential"):
                 name = layer["config"].get("name")
                 raise RunError(f"layer {name} is a model inside the model: save that model alone, and import its file")
-        model["config"]["output_layers"], model["class_name"]
+        if not model["config"]["output_layers"]:
+            raise RunError("its model has no output")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(f"its model is not a graph of layers ({type(error).__name__}: {error})") from error
     return layers

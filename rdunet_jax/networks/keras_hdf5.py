@@ -7,9 +7,10 @@ weights. Real files hold at most some 300 MB (19 million parameters, with the st
 import io
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -47,7 +48,7 @@ def open_keras(path: Path) -> Iterator[tuple[h5py.File, str | None]]:
         yield file, config
 
 
-def read_weights(datasets: list[h5py.Dataset]) -> list[np.ndarray]:
+def read_weights(datasets: Sequence[Any]) -> list[np.ndarray]:
     """The arrays of a layer, in memory.
 
     Raises:
@@ -80,10 +81,11 @@ def _check_objects(file: h5py.File) -> None:
     Raises:
         RunError: see above.
     """
-    total, objects, waiting, seen = 0, 0, [file["/"]], set()
+    total, objects, seen = 0, 0, set()
+    waiting: list[Any] = [file["/"]]
     while waiting:
         group = waiting.pop()
-        address = h5py.h5o.get_info(group.id).addr
+        address = h5py.h5o.get_info(group.id).addr  # pyright: ignore[reportAttributeAccessIssue]
         if address in seen:  # a group can contain itself
             continue
         seen.add(address)
