@@ -33,7 +33,7 @@ class Anatomy:
         dome: z of the diaphragm's top under the right and the left lung (mm).
         lung: CT number of lung tissue at mid-chest (HU).
         tissue, muscle, liver: CT numbers of heart, vessels and the like, of muscle, and of the liver (HU).
-        table: whether the couch is in the picture.
+        table: whether the scanner's table is in the picture.
         soft, air, bone: tubes of soft tissue (vessels, airway walls, decoys), of air (airways) and of bone.
     """
 
@@ -69,7 +69,7 @@ class Anatomy:
 
     @property
     def spine_y(self) -> float:
-        """y of the vertebral bodies' centres (mm)."""
+        """y of the vertebral bodies' centers (mm)."""
         return 0.62 * self.cavity[1]
 
 
@@ -91,14 +91,14 @@ def _smooth_union(surfaces: list[np.ndarray], blend: float) -> np.ndarray:
 
 
 def _reach(x: np.ndarray, y: np.ndarray, half_width: float, half_depth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from the centre, and that of a superellipse's rim in the same direction (mm)."""
+    """Distance from the center, and that of a superellipse's rim in the same direction (mm)."""
     across, deep = np.square(x / half_width), np.square(y / half_depth)
     radius = np.sqrt(np.square(x) + np.square(y)) + np.float32(1e-3)
     return radius, radius / np.sqrt(np.sqrt(np.square(across) + np.square(deep) + across * deep) + np.float32(1e-9))
 
 
 class Sections:
-    """An anatomy over fixed in-plane points; what does not depend on z is computed once.
+    """An anatomy over fixed in-plane points; everything that does not depend on z is computed once.
 
     Args:
         anatomy: the patient.
@@ -145,7 +145,7 @@ class Sections:
         return (np.sqrt(self._heart + ((z + 48 * s) / (56 * s)) ** 2) - 1) * (48 * s)
 
     def lungs(self, z: float | np.ndarray) -> np.ndarray:
-        """Surface of both lungs: the cavity without mediastinum, heart and what lies under the diaphragm."""
+        """Surface of both lungs: the cavity without mediastinum, heart and everything below the diaphragm."""
         beside = np.maximum(self.cavity(z), -np.minimum(self._medial, self.heart(z)))
         return np.maximum(beside, 0.75 * (self._floor - z))
 
@@ -218,7 +218,7 @@ class Sections:
         canal = np.hypot(x, y - a.spine_y - 23 * s) - 8 * s
         _paint(part, np.abs(canal - 2.5) - 2.5, 60.0 if disc else CORTEX - 60, edge)
         _paint(part, canal, 25.0, edge)
-        # The breastbone lies on the cavity, which narrows to the top.
+        # The breastbone touches the cavity, which narrows to the top.
         front = -a.cavity[1] * float(self._narrowing(z)) - 7
         if 0.4 * a.lung_height > z > -0.25 * a.lung_height:
             part, x, y = self._window(image, 25 * s, front - 9, front + 9)
@@ -236,11 +236,11 @@ class Sections:
 
 
 def tube_coverage(tubes: Capsules, x: np.ndarray, y: np.ndarray, z: float, edge: float) -> Plane:
-    """Share of each pixel that lies in a tube on the plane at z.
+    """Share of each pixel that is inside a tube on the plane at z.
 
     Args:
         tubes: see `Capsules`.
-        x, y: evenly spaced pixel centres along a row and down a column (mm).
+        x, y: evenly spaced pixel centers along a row and down a column (mm).
         z: of the plane (mm).
         edge: width of an edge (mm).
 

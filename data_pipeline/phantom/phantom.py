@@ -1,7 +1,7 @@
 """Phantom patients: seeded synthetic thoraxes with analytic tumours, written as DICOM CT and RTSTRUCT.
 
-The tumour of a phantom is a known surface, so that every later step (contours, masks, volumes, scores) can be checked
-against the truth, and the demo and the tests need no patient's data.
+The tumour of a phantom is a known surface, so that contours, masks, volumes and scores can be checked against exact
+values, and the demo and the tests need no data of patients.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,7 @@ class Phantom:
     """An analytic patient.
 
     Attributes:
-        seed, number: of the cohort, and of the patient in it; they determine everything else.
+        seed, number: of the cohort, and of the patient in it; they determine all the rest.
         grid: geometry of the CT series.
         anatomy: the healthy thorax.
         tumours: one or more, all of them `GTV-1`.
@@ -77,7 +77,7 @@ def draw_phantom(
     count = int(rng.integers(fewest, most + 1))
     field_of_view = int(rng.integers(360, 501))
     anatomy = draw_anatomy(rng, field_of_view)
-    # A scan covers most of the chest where the number of slices allows it.
+    # A scan covers most of the chest if the number of slices allows it.
     gap = rng.choice([s for s in SLICE_SPACINGS_MM if 150 <= s * count <= 300] or [_nearest_spacing(count)])
     pixel, extent = field_of_view / matrix, gap * (count - 1)
     slack = max(0.0, anatomy.lung_height - extent) / 2
@@ -135,7 +135,7 @@ def hounsfield(phantom: Phantom) -> Int16[np.ndarray, "slices rows columns"]:
 
 
 def tumour_mask(phantom: Phantom) -> Bool[np.ndarray, "slices rows columns"]:
-    """Voxels whose centre lies in a tumour."""
+    """Voxels whose center is inside a tumour."""
     grid = phantom.grid
     mask = np.zeros(grid.shape, bool)
     for tumour in phantom.tumours:
@@ -151,7 +151,7 @@ def tumour_volume_mm3(phantom: Phantom) -> float:
 
 
 def tumour_contours(phantom: Phantom) -> list[Contour]:
-    """The tumours' outlines on the slices' planes; every corner lies on the analytic surface."""
+    """The tumours' outlines on the slices' planes; every corner is on the analytic surface."""
     return [
         Contour(index, points)
         for tumour in phantom.tumours
@@ -207,11 +207,11 @@ def write_phantom(phantom: Phantom, output: Path) -> Path:
         The patient's folder.
 
     Raises:
-        InputError: the folder is already there.
+        InputError: the folder exists already.
     """
     target = Path(output) / phantom.name
     if target.exists():
-        raise InputError(f"{target} is already there: remove it, or choose another output folder")
+        raise InputError("already exists; remove it, or choose another output folder", path=target)
     target.parent.mkdir(parents=True, exist_ok=True)
     grid = phantom.grid
     with TemporaryDirectory(prefix=f".{phantom.name}-", dir=target.parent) as temporary:
@@ -233,7 +233,7 @@ def write_phantom(phantom: Phantom, output: Path) -> Path:
 def _rois(phantom: Phantom) -> list[Roi]:
     """The tumour, and organs as distractors; every third patient lists it last."""
     grid, anatomy = phantom.grid, phantom.anatomy
-    step = 5.0  # coarse outlines: pydicom takes its time over each number
+    step = 5.0  # coarse outlines, because pydicom is slow at each number
     x, y = (np.arange(-half, half + step, step).astype(np.float32) for half in anatomy.cavity)
     sections = Sections(anatomy, x[None, :], y[:, None])
     lungs: tuple[list[Contour], list[Contour]] = ([], [])
@@ -269,18 +269,18 @@ def write_phantoms(
     Patient i depends on `seed` and i only, not on `count` or `workers`.
 
     Args:
-        output: folder, made if need be.
+        output: folder, made if it does not exist.
         count: patients.
         seed: of the cohort.
         slices, matrix: see `draw_phantom`.
         workers: processes; 1 works in this one.
-        on_patient: called with each patient's folder in turn.
+        on_patient: called with each patient's folder when it is complete.
 
     Returns:
         The patients' folders.
 
     Raises:
-        InputError: a patient's folder is already there.
+        InputError: a patient's folder exists already.
     """
     write = partial(_write_number, output=Path(output), seed=seed, slices=slices, matrix=matrix)
     if workers == 1:

@@ -1,7 +1,8 @@
 """DICOM files of a synthetic patient: an axial CT series and an RTSTRUCT that refers to it.
 
-Only what the standard asks for is written (PS3.3 A.3, CT Image IOD; A.19, RT Structure Set IOD), uncompressed and
-little endian. UIDs come from the caller's entropy, so that the same patient is the same bytes.
+Only the attributes that the standard requires are written (PS3.3 A.3, CT Image IOD; A.19, RT Structure Set IOD),
+uncompressed and little endian. UIDs are derived from the caller's entropy, so that the same patient gives the same
+bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,12 +23,12 @@ STUDY_COMPONENT_MANAGEMENT = "1.2.840.10008.3.1.2.3.2"
 
 @dataclass(frozen=True)
 class Grid:
-    """Where an axial series' voxels lie.
+    """The position of an axial series' voxels.
 
     Attributes:
         shape: slices, rows, columns.
         spacing_mm: between slices, between rows, between columns.
-        origin_mm: x, y, z of the centre of the lowest slice's first pixel (ImagePositionPatient, PS3.3 C.7.6.2.1.1).
+        origin_mm: x, y, z of the center of the lowest slice's first pixel (ImagePositionPatient, PS3.3 C.7.6.2.1.1).
     """
 
     shape: tuple[int, int, int]
@@ -36,12 +37,12 @@ class Grid:
 
     @property
     def x(self) -> Float[np.ndarray, "columns"]:
-        """x of the columns' centres (mm, float32)."""
+        """x of the columns' centers (mm, float32)."""
         return (self.origin_mm[0] + self.spacing_mm[2] * np.arange(self.shape[2])).astype(np.float32)
 
     @property
     def y(self) -> Float[np.ndarray, "rows"]:
-        """y of the rows' centres (mm, float32)."""
+        """y of the rows' centers (mm, float32)."""
         return (self.origin_mm[1] + self.spacing_mm[1] * np.arange(self.shape[1])).astype(np.float32)
 
     @property
@@ -84,12 +85,12 @@ def write_study(
     bits_stored: int,
     rois: Sequence[Roi],
 ) -> None:
-    """Write `folder`/<StudyUID>/<SeriesUID>/1-001.dcm and so on, as The Cancer Imaging Archive lays it out.
+    """Write `folder`/<StudyUID>/<SeriesUID>/1-001.dcm and so on, in the layout of The Cancer Imaging Archive.
 
     Args:
         folder: the patient's folder.
         patient: PatientID and PatientName.
-        entropy: text that the UIDs are made of.
+        entropy: text from which the UIDs are derived.
         grid: geometry of the series.
         slices: HU of each slice, from foot to head.
         instance_numbers: of each slice; they also name the files.

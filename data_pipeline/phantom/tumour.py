@@ -35,7 +35,7 @@ class Tumour:
 
     @property
     def reach(self) -> float:
-        """Radius of a ball around the centre that holds the tumour (mm)."""
+        """Radius of a ball around `centre` that contains the tumour (mm)."""
         return float(self.axes.max() * (1 + self.amplitudes.sum()))
 
     def _bumps(self, direction: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points"]:
@@ -48,7 +48,7 @@ class Tumour:
         return (radius - self._bumps(scaled / radius[..., None])) * self.axes.mean()
 
     def surface(self, polar: int = 24) -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points"]]:
-        """Points on the surface (mm), and the volume in mm3 of the cone from the centre to each.
+        """Points on the surface (mm), and the volume in mm3 of the cone from `centre` to each.
 
         The cones are a Gauss-Legendre by trapezium rule on the sphere: ∫ (1 + waves)³ / 3 dΩ times the axes' product.
         """
@@ -66,8 +66,8 @@ class Tumour:
 
         Args:
             z: in mm.
-            step_mm: of the marching squares that find how the curves run, and so about the distance between corners.
-                Each corner is then moved onto the surface.
+            step_mm: grid of the marching squares that find the curves, so about the distance between corners. Each
+                corner is then moved onto the surface.
         """
         if abs(z - self.centre[2]) > self.reach:
             return []
@@ -129,7 +129,7 @@ def _place(
     on_wall: bool,
     others: list[Tumour],
 ) -> Tumour | None:
-    """A tumour of about that radius at one of the centres, or None if there is no room."""
+    """A tumour of about that radius at one of `centres`, or None if there is no room."""
     centres = centres[(centres[:, 2] - z[0] > radius) & (z[-1] - centres[:, 2] > radius)]
     for centre in rng.permutation(centres)[:60]:
         tumour = Tumour(
@@ -151,7 +151,7 @@ def _place(
 
 
 def _spicules(rng: np.random.Generator, tumour: Tumour) -> Iterable[Capsules]:
-    """Thin strands from the surface into the lung; no part of the tumour."""
+    """Thin strands from the surface into the lung; they are not part of the tumour."""
     for tip in rng.choice(tumour.surface()[0], 12):
         ray = tip - tumour.centre
         ends = (

@@ -26,7 +26,7 @@ def draw_anatomy(rng: np.random.Generator, field_of_view: float) -> Anatomy:
         lung_height=height,
         dome=(right_dome, right_dome - rng.uniform(8, 18) * s),
         lung=rng.uniform(-850, -790),
-        # All within the tumours' range, and drawn apart: no HU window sets a tumour off.
+        # All within the tumours' range and drawn independently, so that no HU window separates a tumour from them.
         tissue=rng.uniform(30, 50),
         muscle=rng.uniform(30, 55),
         liver=rng.uniform(40, 62),
@@ -152,7 +152,7 @@ def _lung_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
 
 
 def _decoys(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
-    """What is dense in a lung and no tumour: nodules under 9 mm, scars, plaques along the pleura."""
+    """Dense structures in a lung that are no tumour: nodules under 9 mm, scars, plaques along the pleura."""
     points, depth = lung_points(rng, anatomy, 3000)
     tubes = []
     for i in rng.choice(np.flatnonzero(depth > 8), 6):

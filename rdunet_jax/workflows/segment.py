@@ -16,7 +16,7 @@ from rich.text import Text
 from data_pipeline.contours.mask import mask_from_contours
 from data_pipeline.contours.rtstruct import read_contours
 from data_pipeline.dicom.discovery import CTSeries, discover
-from data_pipeline.dicom.volume import CTVolume, read_volume
+from data_pipeline.dicom.volume import CTVolume, read_chest_ct
 from data_pipeline.errors import InputError
 from data_pipeline.export.lesions import measure_lesions, volume_ml
 from data_pipeline.export.masks import MASK_FILES, find_obstacle, write_mask
@@ -156,7 +156,7 @@ def _is_full_disk(error: InputError) -> bool:
 
 def _segment(series: CTSeries, report: CTReport, session: _Session, folder: Path) -> None:
     """Reads, predicts and writes one CT, and fills its report."""
-    volume = read_volume(series)
+    volume = read_chest_ct(series)
     _describe(volume, series, report, session)
     formats: list[MaskFormat] = []
     for name in dict.fromkeys(session.options.format):
@@ -167,6 +167,9 @@ def _segment(series: CTSeries, report: CTReport, session: _Session, folder: Path
         _remove_earlier(folder / MASK_FILES[name])
         report.not_written[name] = reason_of(obstacle, session.options.keep_ids)
         session.say(f"note: {name} will not be written: {report.not_written[name]}")
+    if not formats:
+        report.warnings.append("no mask is written: none of the formats asked for can hold it (see --format)")
+        session.say(f"note: {report.warnings[-1]}")
     prediction = _predict(volume, series, report, session)
     report.tumour_ml = round(volume_ml(prediction.mask, volume.geometry), 4)
     report.tumour_slices = int(prediction.mask.any(axis=(1, 2)).sum())

@@ -254,7 +254,7 @@ def test_tissues_have_their_ct_numbers() -> None:
     assert 100 < np.median(volume[:, spine]) < 400
     assert volume.max() > 300
     assert volume.min() >= -1024
-    # Under the skin lies fat.
+    # Fat is below the skin.
     assert (volume[:, (depth < 1) & (depth > 0.9)] < -50).mean() > 0.5
     # Noise, and lung texture besides.
     assert 8 < volume[(heart < -10) & (lung > 5)].std() < 30

@@ -177,7 +177,27 @@ def test_uneven_slices_without_a_dicom_format(segment, tmp_path: Path) -> None:
     write_ct(tmp_path / "in", positions=positions(UNEVEN))
     result = segment()
     assert result.status == 0 and result.files() == ["overview.png", "report.json"]
-    assert "export as DICOM" in result.out
+    assert "export as DICOM" in result.out and "no mask is written" in result.out
+    assert any("no mask is written" in warning for warning in result.report()["warnings"])
+
+
+def no_air(index: int, image: Any) -> None:
+    image.RescaleIntercept = 40
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"orientation": (1, 0, 0, 0, 0, -1)}, "coronal"),
+        ({"orientation": (0, 1, 0, 0, 0, -1)}, "sagittal"),
+        ({"edit": no_air}, "not a chest CT in Hounsfield units"),
+    ],
+)
+def test_what_is_no_axial_chest_ct_is_refused(segment, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    write_ct(tmp_path / "in", **options)
+    result = segment()
+    assert result.status == 2 and words in result.error and result.error.count("\n") == 1
+    assert not result.output.exists()
 
 
 def test_what_was_dropped_rejected_and_ignored_is_reported(segment, tmp_path: Path) -> None:
