@@ -1,9 +1,7 @@
 """`rdunet segment`: masks of new CTs on their own grid, with a report and a picture of each."""
 
-import csv
 import errno
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.text import Text
 
 from data_pipeline.contours.mask import mask_from_contours
 from data_pipeline.contours.rtstruct import read_contours
+from data_pipeline.dicom.archive import opened_source
 from data_pipeline.dicom.discovery import CTSeries, discover
 from data_pipeline.dicom.volume import CTVolume, read_chest_ct
 from data_pipeline.errors import InputError
@@ -22,15 +21,14 @@ from data_pipeline.export.lesions import measure_lesions, volume_ml
 from data_pipeline.export.masks import MASK_FILES, find_obstacle, write_mask
 from data_pipeline.export.overview import write_overview
 from data_pipeline.preprocessing.patient import prepare_image
-from data_pipeline.privacy import DEFAULT_KEY_FILE, in_home, load_key, one_line, pseudonym, safe_name, safe_names
+from data_pipeline.privacy import one_line
 from data_pipeline.settings import DEFAULT_ROI, MaskFormat
 from rdunet_jax.config import PostprocessingConfig, SegmentOptions
-from rdunet_jax.files import atomic_path
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.training_data import TrainingData
 from rdunet_jax.runs.workdir import TrainedNetwork
+from rdunet_jax.workflows.display import plural, write_csv
 from rdunet_jax.workflows.prediction import (
     ct_prediction,
     in_words,
@@ -38,23 +36,15 @@ from rdunet_jax.workflows.prediction import (
     postprocessing_of,
     sliding_window,
 )
-from rdunet_jax.workflows.segment_report import (
-    REPORT,
-    TABLE,
-    CTFacts,
-    CTReport,
-    NetworkFacts,
-    Seen,
-    SourceReport,
-    reason_of,
-)
+from rdunet_jax.workflows.segment_patients import RunPatients, load_key_of, names_of
+from rdunet_jax.workflows.segment_report import REPORT, TABLE, CTFacts, CTReport, NetworkFacts, SourceReport, reason_of
 
 PICTURE, PAGE = "overview.png", "page.html"
 _DEFAULTS = SegmentOptions()
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SEEN_IN_WORDS = {
-    "trained": "the network was trained on this patient: the mask says nothing about its quality on new patients",
-    "selected": "the network's checkpoint was chosen by this patient: its mask is better than those of new patients",
+    "trained": "the network was trained on this patient: its mask does not show the quality for new patients",
+    "selected": "the network or its post-processing was chosen on this patient: its mask may be better than usual",
 }
 
 
@@ -92,7 +82,7 @@ def segment_source(
     probabilities; memory on the device does not depend on its length.
 
     Args:
-        source: folder with the DICOM files.
+        source: folder with the DICOM files, or a zip file of it.
         workdir: folder of the run whose best network is used.
         output: folder for masks, pictures and reports.
         console: for the progress bar and the results.
@@ -103,23 +93,35 @@ def segment_source(
     """
     network = load_network(workdir, options)
     postprocessing = postprocessing_of(workdir, network, options)
-    found = discover(source)
-    about_source = SourceReport.of(found, source, options.keep_ids)
-    session = _Session(network, sliding_window(network), postprocessing, options, about_source, console)
-    for line in about_source.lines():
-        session.say(line)
-    several = len(found.series) > 1
-    key = _load_key(options, required=several)
-    names = _names([one.patient_id for one in found.series], key, options.keep_ids)
-    training_data = TrainingData.load(workdir)
+    patients = RunPatients.of(workdir, network, options)
+    with opened_source(source) as folder:
+        found = discover(folder)
+        about_source = SourceReport.of(found, folder, options.keep_ids)
+        session = _Session(network, sliding_window(network), postprocessing, options, about_source, console)
+        for line in about_source.lines():
+            session.say(line)
+        reports = _segment_all(found.series, patients, session, source, output)
+    failed = [report.failure for report in reports if report.failure]
+    if len(failed) == len(reports):
+        raise InputError(f"none of its {len(failed)} CT series can be segmented: {failed[0]}", path=source)
+    return sum(report.status != "segmented" for report in reports)
+
+
+def _segment_all(
+    every: Sequence[CTSeries], patients: RunPatients, session: _Session, source: Path, output: Path
+) -> list[CTReport]:
+    """Segments one CT after the other."""
+    several = len(every) > 1
+    key = load_key_of(session.options, required=several)
+    names = names_of([one.patient_id for one in every], key, session.options.keep_ids)
     reports: dict[str, CTReport] = {}
-    for number, series in enumerate(found.series, 1):
-        report = CTReport(names[series.patient_id], source=about_source)
-        report.seen_by_network = _seen(training_data, series.patient_id, key)
+    for number, series in enumerate(every, 1):
+        report = CTReport(names[series.patient_id], source=session.source)
+        report.seen_by_network = patients.seen(series.patient_id, key)
         folder = f"{number:03d}-{report.patient}" if several else ""
         reports[folder] = report
         if several:
-            session.say(f"{number} of {len(found.series)}: {report.patient}")
+            session.say(f"{number} of {len(every)}: {report.patient}")
         try:
             _segment(series, report, session, output / folder)
         except Exception as error:
@@ -128,12 +130,9 @@ def segment_source(
                 raise InputError(f"cannot be segmented: {report.failure}", path=source) from error
             report.write(output / folder)
     if several:
-        _write_table(output / TABLE, reports)
+        write_csv(output / TABLE, [report.row(folder) for folder, report in reports.items()])
         session.say(f"table: {output / TABLE}")
-    failed = [report.failure for report in reports.values() if report.failure]
-    if len(failed) == len(reports):
-        raise InputError(f"none of its {len(failed)} CT series can be segmented: {failed[0]}", path=source)
-    return sum(report.status != "segmented" for report in reports.values())
+    return list(reports.values())
 
 
 def _take_failure(error: Exception, report: CTReport, session: _Session, several: bool) -> None:
@@ -302,49 +301,7 @@ def _say_results(report: CTReport, session: _Session, folder: Path) -> None:
     assert report.ct is not None  # described before it was segmented
     session.say(
         f"tumour: {report.tumour_ml:.1f} ml on {report.tumour_slices} of {report.ct.slices} slices, "
-        f"{len(report.lesions)} lesions ({in_words(session.postprocessing, session.network.config.inference)})"
+        f"{plural(len(report.lesions), 'lesion')} ({in_words(session.postprocessing, session.network.config.inference)})"
     )
     for kind, name in (report.files | {"report": REPORT}).items():
         session.say(f"{kind}: {folder / name}")
-
-
-def _load_key(options: SegmentOptions, required: bool) -> bytes | None:
-    """The key of the pseudonyms. Where nothing is named by it, it is read only if there is one."""
-    if options.key is not None or (required and not options.keep_ids):
-        return load_key(options.key)
-    default = in_home(DEFAULT_KEY_FILE)
-    try:
-        return load_key(default) if default is not None and default.exists() else None
-    except (InputError, OSError):
-        return None
-
-
-def _names(patient_ids: list[str], key: bytes | None, keep_ids: bool) -> dict[str, str]:
-    """What the CTs are called in folders and reports, by Patient ID."""
-    if keep_ids:
-        return safe_names(patient_ids)
-    return {one: pseudonym(one, key) if key is not None else "patient" for one in patient_ids}
-
-
-def _seen(training_data: TrainingData | None, patient_id: str, key: bytes | None) -> Seen:
-    """Whether the run was trained or selected on a person, whatever the CT."""
-    if training_data is None:
-        return "unknown"
-    known = (*training_data.trained_on, *training_data.selected_on)
-    # Names in data sets: a person's further CTs end in .ct2 and so on, and IDs that differ in case only get digests.
-    mine = {safe_name(patient_id), safe_names([patient_id, patient_id.swapcase()])[patient_id]}
-    if key is not None:
-        mine.add(pseudonym(patient_id, key))
-    uses = training_data.seen(name for name in known if re.sub(r"\.ct\d+$", "", name) in mine).values()
-    if uses:
-        return "trained" if "trained" in uses else "selected"
-    has_pseudonyms = any(re.match(r"P-[0-9a-f]{10}\b", name) for name in known)
-    return "unknown" if key is None and has_pseudonyms else "not_found"
-
-
-def _write_table(path: Path, reports: dict[str, CTReport]) -> None:
-    rows = [report.row(folder) for folder, report in reports.items()]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)

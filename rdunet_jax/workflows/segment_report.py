@@ -19,9 +19,10 @@ REPORT, TABLE = "report.json", "report.csv"
 Status = Literal["segmented", "incomplete", "failed"]
 """`incomplete`: segmented, but a file could not be written."""
 Seen = Literal["trained", "selected", "not_found", "unknown"]
-"""Whether the run was trained on the patient, or chose its checkpoint by it. `not_found`: its name is none of those in
-the run (patients named with another key are not recognized). `unknown`: the run has no list of its patients, or the key
-of their pseudonyms is missing."""
+"""Whether the run was trained on the patient, or its checkpoint or post-processing was chosen on it.
+
+`not_found`: its name is none of those in the run (patients named with another key are not recognized). `unknown`: the
+run has no list of its patients, or the key of their pseudonyms is missing."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class CTReport:
             "tumour_slices": "" if self.tumour_slices is None else self.tumour_slices,
             "lesions": len(self.lesions),
             "lesion_ml": of_lesions([f"{one.volume_ml:g}" for one in self.lesions]),
-            "lesion_centroid_mm": of_lesions([" ".join(f"{x:g}" for x in one.centroid_mm) for one in self.lesions]),
+            "lesion_centroid_mm": of_lesions(
+                [f"({' '.join(f'{x:g}' for x in one.centroid_mm)})" for one in self.lesions]
+            ),
             "lesion_mean_hu": of_lesions([f"{one.mean_hu:g}" for one in self.lesions]),
             "lesion_slices": of_lesions([f"{one.first_slice}-{one.last_slice}" for one in self.lesions]),
             "warnings": of_lesions(self.warnings),

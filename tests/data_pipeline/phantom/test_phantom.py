@@ -352,7 +352,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_a_patient_that_is_there_is_kept(folder: Path, patient: Phantom) -> None:
     before = _files(folder)
-    with pytest.raises(InputError, match="PHANTOM-002 is already there"):
+    with pytest.raises(InputError, match="PHANTOM-002: already exists"):
         write_phantom(patient, folder.parent)
     assert _files(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -4,9 +4,10 @@ import csv
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from data_pipeline.dicom.volume import read_volume
 from data_pipeline.export.dicom import ROI_NAME
 from data_pipeline.privacy import load_key, pseudonym
 from rdunet_jax.cli import main as cli
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import InferenceConfig, PostprocessingConfig, TrainConfig
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
 from rdunet_jax.runs.training_data import DataIdentity, TrainingData
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
@@ -112,7 +114,21 @@ def test_one_ct(segment, tmp_path: Path) -> None:
     assert (lesion["first_slice"], lesion["last_slice"], lesion["voxels"]) == (1, 9, TISSUE.size)
     assert lesion["mean_hu"] == pytest.approx(TISSUE.mean() - 1024, abs=0.1)
     assert report["ct"]["spacing_mm"] == [3.0, 0.8, 0.7] and report["network"]["step"] == 1
-    assert f"tumour: {millilitres:.1f} ml on 9 of 9 slices, 1 lesions" in result.out
+    assert f"tumour: {millilitres:.1f} ml on 9 of 9 slices, 1 lesion (" in result.out
+
+
+def test_a_zip_file_and_a_chosen_postprocessing(segment, trained: Path, tmp_path: Path) -> None:
+    write_ct(tmp_path / "CANARY")
+    shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "CANARY")
+    assert segment("--chosen-postprocessing", source=tmp_path / "in.zip").status == 2  # none was chosen
+    workdir = trained_on(trained, tmp_path / "chosen", ["OTHER"])
+    chosen = PostprocessingConfig(0.0, 3, "square")
+    ChosenPostprocessing(chosen, 1, "0" * 64, ("PATIENT-1",)).save(workdir)
+    result = segment("--chosen-postprocessing", source=tmp_path / "in.zip", workdir=workdir)
+    assert result.status == 0 and "mask.nii.gz" in result.files()
+    report = result.report()
+    assert report["network"]["postprocessing"] == asdict(chosen) and report["seen_by_network"] == "selected"
+    assert segment(source=tmp_path / "in.zip", workdir=workdir).report()["seen_by_network"] == "not_found"
 
 
 def test_all_that_choose_postprocessing_picks_is_accepted(segment, tmp_path: Path) -> None:
