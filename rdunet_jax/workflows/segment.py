@@ -299,9 +299,10 @@ def _write_page(prediction: _Prediction, volume: CTVolume, report: CTReport, ses
 
 def _say_results(report: CTReport, session: _Session, folder: Path) -> None:
     assert report.ct is not None  # described before it was segmented
+    settings = in_words(session.postprocessing, session.network.config.inference)
     session.say(
         f"tumour: {report.tumour_ml:.1f} ml on {report.tumour_slices} of {report.ct.slices} slices, "
-        f"{plural(len(report.lesions), 'lesion')} ({in_words(session.postprocessing, session.network.config.inference)})"
+        f"{plural(len(report.lesions), 'lesion')} ({settings})"
     )
     for kind, name in (report.files | {"report": REPORT}).items():
         session.say(f"{kind}: {folder / name}")
