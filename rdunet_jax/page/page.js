@@ -172,7 +172,7 @@ function describe() {
   if (cursor) cursor.setAttribute("x", cursor.dataset.left * 1 + slice * cursor.dataset.step);
 }
 
-/* Going about. */
+/* Moving between slices and patients. */
 
 function goTo(wanted) {
   slice = Math.min(Math.max(wanted, 0), patient.depth - 1);
@@ -194,6 +194,7 @@ function showPatient(index) {
   $$("probability-label").hidden = !patient.probability;
   $$("window").hidden = !(patient.hounsfield && patient.image);
   $$("missing").hidden = Boolean(patient.image);
+  ["left-side", "right-side"].forEach((id, index) => ($$(id).textContent = patient.sides?.[index] ?? ""));
   $$("image").hidden = $$("outlines").toggleAttribute("hidden", !patient.image);
   const [top, left, height, width] = patient.crop ?? [0, 0, 1, 1];
   const [, row, column] = patient.spacing;
@@ -206,10 +207,20 @@ function showPatient(index) {
   $$("scores").replaceChildren(...Object.entries(patient.scores).flatMap(([name, value]) => [element("dt", name), element("dd", inWords(value))]));
   showOverlays();
   drawStrip();
-  const marked = patient.tumour ?? patient.predicted;
-  const area = (at) => (at < 0 ? -1 : patient.area[at]);
-  const largest = marked.reduce((best, held, at) => (held && area(at) > area(best) ? at : best), -1);
-  goTo(largest < 0 ? Math.floor(patient.depth / 2) : largest);
+  goTo(firstShown());
+}
+
+/** The slice to look at first: that of the lowest Dice, or without truth of the largest predicted area. */
+function firstShown() {
+  const marked = [...patient.predicted.keys()].filter((at) => patient.predicted[at] || patient.tumour?.[at]);
+  if (!marked.length) return Math.floor(patient.depth / 2);
+  const rank = patient.dice ? (at) => patient.dice[at] : (at) => -patient.area[at];
+  return marked.reduce((best, at) => (rank(at) < rank(best) ? at : best));
+}
+
+function optionOf({ name, scores }) {
+  const [first] = Object.entries(scores);
+  return first ? `${name} · ${first[0]} ${inWords(first[1])}` : name;
 }
 
 function addTable(caption, rows, onName) {
@@ -276,7 +287,7 @@ function start() {
   document.addEventListener("keydown", onKey);
   $$("help-button").onclick = KEYS["?"];
   if (!patient) return void ($$("viewer").hidden = true);
-  $$("patient").append(...data.patients.map(({ name }, index) => Object.assign(element("option", name), { value: index })));
+  $$("patient").append(...data.patients.map((one, index) => Object.assign(element("option", optionOf(one)), { value: index })));
   $$("patient").onchange = (event) => showPatient(Number(event.target.value));
   $$("slice").oninput = (event) => goTo(event.target.value - 1);
   $$("next").onclick = KEYS.n;

@@ -1,6 +1,6 @@
 
-/* The strip of all slices: a bar for the Dice of each (or its predicted area, without truth), and two tracks that tell
-   which slices hold truth and prediction. What is wrong has a sign of its own, so that nothing hangs on colour. */
+/* The strip of all slices: a bar for the Dice of each (or its predicted area, without truth), and two tracks that show
+   which slices hold truth and prediction. Each kind of error has its own symbol, so that nothing depends on color. */
 
 function drawStrip() {
   const [left, right, top, base] = [28, 4, 7, 74];

@@ -68,7 +68,9 @@ class PagePatient:
     probabilities: Float32[np.ndarray, "depth size size"] | None = None
     truth: Bool[np.ndarray, "depth height width"] | None = None
     scores: Mapping[str, Cell] = field(default_factory=dict)
-    """The patient's row in the table of patients."""
+    """The patient's row in the table of patients; the list of patients shows the first."""
+    sides: tuple[str, str] | None = None
+    """Letters for the left and the right edge of the image, such as ("R", "L"); None where they are not known."""
 
 
 class Page:
@@ -168,6 +170,7 @@ def _head(patient: PagePatient) -> dict[str, Any]:
         "width": prediction.shape[2],
         "spacing": [float(millimetres) for millimetres in patient.spacing_mm],
         "hounsfield": image.dtype == np.int16,
+        "sides": patient.sides,
         "area": (prediction.sum(axis=(1, 2)) * row_mm * column_mm / 100).round(2).tolist(),  # cm²
         "predicted": prediction.any(axis=(1, 2)).tolist(),
     }

@@ -95,7 +95,8 @@ def evaluate_network(data: Dataset, workdir: Path, console: Console, options: Ev
     files = _write_scores(folder, settings | summary, scored, seen)
     if page is not None:
         title = f"Scores, {options.split} patients"
-        page.write(folder / "page.html", title, {"All patients": list(_as_rows(summary))}, notes)
+        about_sides = "Left and right are not marked, since the data set does not record the orientation of the CTs."
+        page.write(folder / "page.html", title, {"All patients": list(_as_rows(summary))}, [*notes, about_sides])
         files.append("page.html")
     _print_scores(console, scored, summary, options.protocol)
     for note in notes:

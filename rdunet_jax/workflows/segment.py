@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 from rich.console import Console
 from rich.text import Text
 
@@ -291,10 +291,19 @@ def _write_page(prediction: _Prediction, volume: CTVolume, report: CTReport, ses
             prediction=prediction.mask,
             probabilities=prediction.probabilities,
             truth=prediction.truth,
+            sides=_sides(volume.geometry.row_cosine),
         )
     )
     notes = [in_words(session.postprocessing, session.network.config.inference), *report.warnings]
     page.write(path, "Segmented CT", {}, [f"{note[:1].upper()}{note[1:]}." for note in notes])
+
+
+def _sides(row_cosine: Float64[np.ndarray, "3"]) -> tuple[str, str]:
+    """Letters for the left and the right edge of a slice, of the body axis that its rows are nearest to (DICOM's LPS
+    axes: x grows to the patient's left, y to the back, z to the head)."""
+    axis = int(np.abs(row_cosine).argmax())
+    left, right = ("RL", "AP", "FH")[axis]
+    return (left, right) if row_cosine[axis] > 0 else (right, left)
 
 
 def _say_results(report: CTReport, session: _Session, folder: Path) -> None:

@@ -338,12 +338,33 @@ def test_tables_and_the_choice_of_patient(open_page, tmp_path):
     assert page.locator("#frame").get_attribute("aria-label").startswith("CT of b.")
 
 
+def test_it_opens_at_the_worst_slice_and_lists_patients_with_their_score(open_page, tmp_path):
+    truth, prediction = small_patient().truth.copy(), small_patient().prediction.copy()
+    prediction[:] = truth
+    prediction[17, 5:8] = False  # half of its tumour is missed: the lowest Dice of all
+    prediction[14, 5] = False
+    worst = replace(small_patient("a"), prediction=prediction)
+    page = open_page(write(tmp_path / "page.html", worst, replace(small_patient("b"), truth=None, scores={})))
+    page.wait_for_selector("#frame[data-slice='17']")
+    assert page.locator("option").all_text_contents() == ["a · mean Dice 0.500", "b"]
+    page.locator("#patient").select_option("1")  # without truth: the largest area, of which it has several
+    page.wait_for_selector("#frame[data-slice='12']")
+
+
+def test_sides_are_marked_where_they_are_known(open_page, tmp_path):
+    page = open_page(write(tmp_path / "page.html", replace(small_patient(), sides=("R", "L")), small_patient("b")))
+    left, right = (page.locator(name).bounding_box() for name in ("#left-side", "#right-side"))
+    assert page.locator(".side").all_text_contents() == ["R", "L"] and left["x"] < right["x"]
+    page.locator("#patient").select_option("1")
+    assert page.locator(".side").all_text_contents() == ["", ""]
+
+
 def test_a_hostile_name_is_only_shown(open_page, tmp_path):
     patient = replace(small_patient(HOSTILE), scores={HOSTILE: HOSTILE})
     page = open_page(write(tmp_path / "page.html", patient, title=HOSTILE))
     assert page.evaluate("window.hacked") is None
     assert page.locator("h1").text_content() == HOSTILE
-    assert page.locator("option").text_content() == HOSTILE
+    assert page.locator("option").text_content() == f"{HOSTILE} · {HOSTILE} {HOSTILE}"
     assert page.locator("#scores dt").text_content() == HOSTILE
     assert page.title() == HOSTILE
 

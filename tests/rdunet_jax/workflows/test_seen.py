@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -14,15 +15,17 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.settings import DatasetSettings, PrepareOptions
 from rdunet_jax.cli import main as cli
-from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.config import InferenceConfig, PostprocessingConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
 from rdunet_jax.runs.training_data import TrainingData
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows import stored_probabilities
 from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.segment import _sides
 
 DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 
@@ -38,18 +41,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workdir(tmp_path: Path, data: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run on that data set whose network is as it was initialized."""
-    workdir = tmp_path / "run"
+    workdir = tmp_path_factory.mktemp("run") / "run"
     network = model_config("tiny", widths=(4, 4, 4), recurrent_width=4)
     run = RunConfig(network, TrainConfig(), InferenceConfig(threshold=0.4), "hu_window", 16)
     run.save(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(1, create_state(create_model(network), run.train, (8, 16, 16)))
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes integer and float scalars
+        checkpoints.save(1, create_state(create_model(network), run.train, (8, 16, 16)))
     checkpoints.close()
     TrainingData.of(Dataset(data).account.to_json(), "hu_window_16").save(workdir)
     return workdir
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, run: Path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(run, tmp_path / "run")
 
 
 @pytest.fixture
@@ -57,7 +67,8 @@ def rdunet(data: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """Runs a command in this process; returns (status, what it printed, its errors)."""
 
     def run(command: str, *arguments: object) -> tuple[int, str, str]:
-        arguments = (command, "--data-dir", data, "--workdir", workdir, *arguments)
+        of_data = () if command == "segment" else ("--data-dir", data)
+        arguments = (command, *of_data, "--workdir", workdir, *arguments)
         monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
         status = 0
         try:
@@ -134,6 +145,37 @@ def test_a_choice_is_printed_as_flags_and_used_when_asked_for(rdunet, workdir: P
     stored.write_text(stored.read_text().replace('"step": 1', '"step": 2'))
     status, _, error = rdunet("evaluate", "--chosen-postprocessing")
     assert status == 2 and str(stored) in error and "choose-postprocessing" in error
+
+
+def test_segment_uses_a_choice_when_asked_for(rdunet, workdir: Path, tmp_path: Path) -> None:
+    segment = ("segment", DUMMY / "PHANTOM-001", "--output")
+    status, _, error = rdunet(*segment, tmp_path / "none", "--chosen-postprocessing")
+    assert status == 2 and "choose-postprocessing" in error
+    choice = PostprocessingConfig(0.3, 9, "square")
+    ChosenPostprocessing(choice, 1, "a", ("P-1",)).save(workdir)
+    status, out, _ = rdunet(*segment, tmp_path / "chosen", "--chosen-postprocessing")
+    assert status == 0 and "threshold 0.3, dilated by a square of 9 pixels" in out
+    status, out, _ = rdunet(*segment, tmp_path / "flags", "--chosen-postprocessing", "--threshold", "histogram")
+    assert status == 0 and "threshold histogram, dilated by a square of 9 pixels" in out
+    status, out, _ = rdunet(*segment, tmp_path / "own")
+    assert status == 0 and "threshold 0.4, dilated by a disk of 7 pixels" in out
+
+
+@pytest.mark.parametrize("damage", ['"threshold": 0.3', '"threshold"', "}"])
+def test_a_damaged_choice_is_one_line(damage: str, rdunet, workdir: Path) -> None:
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a", ()).save(workdir)
+    path = workdir / "postprocessing.json"
+    assert damage in path.read_text()
+    path.write_text(path.read_text().replace(damage, '"threshold": 0.9' if "0.3" in damage else ""))
+    status, _, error = rdunet("evaluate", "--chosen-postprocessing")
+    assert status == 2 and str(path) in error and "choose-postprocessing" in error
+
+
+@pytest.mark.parametrize(
+    "row_cosine, sides", [((1, 0, 0), ("R", "L")), ((-0.9, 0.1, 0), ("L", "R")), ((0, 1, 0), ("A", "P"))]
+)
+def test_the_page_marks_the_sides_of_the_patient(row_cosine, sides) -> None:
+    assert _sides(np.array(row_cosine, float)) == sides
 
 
 def test_a_choice_on_training_patients_is_refused(rdunet, workdir: Path, data: Path) -> None:
