@@ -34,7 +34,7 @@ def outlines(mask: Bool[np.ndarray, "height width"]) -> list[Float[np.ndarray, "
 
     Returns:
         Corner points (row, column) in pixels, clockwise as seen with rows downward; whole numbers are pixel centres, so
-        that corners are at halves. The first point is not repeated at the end, and none lies within a straight side.
+        that corners are at halves. The first point is not repeated at the end, and none is within a straight side.
     """
     inside = np.pad(mask.astype(bool), 1)
     steps = _channels(inside)
@@ -49,7 +49,7 @@ def outlines(mask: Bool[np.ndarray, "height width"]) -> list[Float[np.ndarray, "
 def _channels(inside: Bool[np.ndarray, "height width"]) -> set[Step]:
     """Steps both ways between every hole's highest corner and the next boundary straight above it.
 
-    That boundary is the same island's (only its pixels lie on both sides of the channel), and it begins higher up than
+    That boundary is the same island's (only its pixels are on both sides of the channel), and it begins higher up than
     the hole: from hole to hole the channels lead outside, never in a circle.
     """
     background = np.empty(inside.shape, np.int32)
