@@ -158,12 +158,9 @@ def segment(
         output: Folder for the mask, `overview.png` and `report.json`; each of several CTs gets a folder in it, and
             `report.csv` lists them.
     """
-    from data_pipeline.dicom.archive import opened_source
     from rdunet_jax.workflows.segment import segment_source
 
-    with opened_source(source) as files:
-        failed = segment_source(files, workdir, output, console, options)
-    if failed:
+    if segment_source(source, workdir, output, console, options):
         sys.exit(1)
 
 
