@@ -11,9 +11,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipeline.nsclc_radiomics import nsclc_radiomics_dataset_builder
+from data_pipeline.settings import PrepareOptions
 
 pytest.importorskip("tensorflow", reason="TFDS' test case needs TensorFlow: pip install -e '.[tensorflow]'")
 pytestmark = pytest.mark.slow
+
+ONE = PrepareOptions(workers=1)
 
 
 class NsclcRadiomicsTest(tfds.testing.DatasetBuilderTestCase):
@@ -37,7 +40,7 @@ class NsclcRadiomicsTest(tfds.testing.DatasetBuilderTestCase):
         monkeypatch.setenv("HOME", str(tmp_path))  # the pseudonyms' key is drawn there
 
     def _make_builder(self, config: Any = None) -> tfds.core.DatasetBuilder:
-        return self.dataset_class(data_dir=self.tmp_dir, config=config, file_format="array_record", workers=1)
+        return self.dataset_class(data_dir=self.tmp_dir, config=config, file_format="array_record", options=ONE)
 
     def test_download_and_prepare_as_dataset(self) -> None:
         for name in self.BUILDER_CONFIG_NAMES_TO_TEST:
