@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow bench lint docs clean
+.PHONY: demo test test-slow bench torture lint docs clean
 
 demo: $(VENV)/core.stamp
 	rm -rf demo
@@ -19,6 +19,10 @@ test-slow: $(VENV)/slow.stamp
 # Seconds of a prediction and a training step, with ratios to the last figures of this machine.
 bench: $(VENV)/core.stamp
 	$(BIN)/python -m experiments.benchmarks.bench quick
+
+# Kills, damage and hostile input by the hundred; the table is in build/torture.
+torture: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.torture --output build/torture
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

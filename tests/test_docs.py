@@ -1,5 +1,6 @@
 """README and docs: links have targets, every command parses, README's commands run, the glossary agrees with --help."""
 
+import ast
 import importlib
 import importlib.util
 import os
@@ -139,6 +140,27 @@ def test_the_glossary_names_only_options_that_exist() -> None:
     options = set(re.findall(r"`(--[a-z-]+)", glossary)) - {"--help"}
     assert options
     assert {option for option in options if not re.search(rf"{option}\b(?!-)", known)} == set()
+
+
+def messages() -> str:
+    """All string literals of the packages, one a line, with … for what is filled in."""
+    found = []
+    for package in ("rdunet_jax", "data_pipeline"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_troubleshooting_quotes_messages_that_the_code_has() -> None:
+    page, known = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), messages()
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    parts = [part.strip(" ();,:") for message in quoted for part in message.split("…")]
+    assert len(quoted) > 30
+    assert [part for part in parts if len(part) > 3 and part not in known] == []
 
 
 def test_readme_is_short() -> None:

@@ -37,7 +37,7 @@ WORDS = (
 )
 """Literary phrases; the texts are for readers with English as a second language."""
 
-PLAIN_ENGLISH = ("CONTRIBUTING.md", "CHANGELOG.md", "experiments", "tests/experiments")
+PLAIN_ENGLISH = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "rdunet_jax", "data_pipeline", "experiments")
 """Files and folders that are held to `WORDS`."""
 
 

@@ -59,7 +59,7 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
 
     Raises:
         InputError: not an RTSTRUCT; no ROI matches (`quoted` lists the names); a matching ROI has no contours, or
-            shares its number with another, so that their contours cannot be told apart.
+            shares its number with another, so that their contours cannot be distinguished.
     """
     try:
         with quiet_pydicom():
@@ -134,7 +134,7 @@ def _comparable(name: str) -> str:
 
 
 def _check_numbers(path: Path, matching: dict[int, _ROI], rois: Sequence[int], items: Sequence[int]) -> None:
-    """Refuse a file in which a number stands for several ROIs: another organ's contours would join the tumor's."""
+    """Refuse a file in which a number names several ROIs: another organ's contours would join the tumor's."""
     for numbers, what in ((rois, "ROIs have"), (items, "lists of contours refer to")):
         for number, count in Counter(numbers).items():
             if number in matching and count > 1:

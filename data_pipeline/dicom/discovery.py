@@ -200,7 +200,7 @@ class _Owners:
 
     def _named(self, rtstruct: Header, uids: Iterable[str], table: dict[str, set[_Group]]) -> set[_Group]:
         found = {group for uid in uids for group in table.get(uid, ())}
-        # A UID that an anonymizer repeated is told apart by the patient, then by the study.
+        # A UID that an anonymizer repeated is distinguished by the patient, then by the study.
         for same in (1, 2):
             narrower = {group for group in found if group[:same] == rtstruct.group[:same]}
             found = narrower if len(found) > 1 and narrower else found

@@ -8,7 +8,7 @@ The GRU (Cho et al. 2014, convolutional in Ballas et al. 2016), gates in the ord
 
     z, r = gate_fn(W * x + U * h + b)           h' = z h + (1 - z) tanh(W_c * x + U_c * (r h) + b_c)
 
-Weights with an x in their term need no state: that convolution stands outside the scan, as one over all slices.
+Weights with an x in their term need no state: that convolution is outside the scan, as one over all slices.
 """
 
 from collections.abc import Callable, Sequence

@@ -115,7 +115,7 @@ def _fold_into_2d(x: Array, kernel: Array, dilation: Sequence[int]) -> Array:
 
 
 def _shift_depth(y: Array, offset: int) -> Array:
-    """`result[:, d] = y[:, d + offset]`, zero where that lies outside."""
+    """`result[:, d] = y[:, d + offset]`, zero where that is outside."""
     if offset == 0:
         return y
     kept = lax.slice_in_dim(y, max(offset, 0), y.shape[1] + min(offset, 0), axis=1)

@@ -3,7 +3,7 @@
 Keras keeps an image as (height, width, depth) and a transposed convolution's kernel as (..., features, channels); here
 depth comes first and channels before features. Nothing else differs: every tensor is a transposed copy.
 
-The networks' weighted layers stand in one chain, so the n-th convolution of a file is the n-th convolution of the
+The networks' weighted layers are one chain, so the n-th convolution of a file is the n-th convolution of the
 network, whatever the file calls it.
 """
 
@@ -27,7 +27,7 @@ Variables = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One weight of a Keras layer: where it lies in the Flax variables, and the axes that turn Keras' into Flax's."""
+    """One weight of a Keras layer: its place in the Flax variables, and the axes that turn Keras' into Flax's."""
 
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None

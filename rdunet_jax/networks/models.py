@@ -46,7 +46,7 @@ class RecurrentDenseUNet3D(nn.Module):
         config: which variant.
         block: makes a level's block, as `block(features=, norm=, dropout=, dtype=, name=)`, which maps
             (batch, depth, height, width, channels) to the same with `features` channels; None for the config's.
-        bottleneck: makes what stands between encoder and decoder, as `bottleneck(features=, norm=, dtype=, name=)`,
+        bottleneck: makes the layers between encoder and decoder, as `bottleneck(features=, norm=, dtype=, name=)`,
             which maps (batch, depth, height, width, channels) to any number of channels; None for the config's.
             `norm(name=)` makes a normalisation, `dropout()` a channel dropout or is None.
     """

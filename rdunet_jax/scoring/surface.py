@@ -1,6 +1,6 @@
 """Mean surface distance and 95% Hausdorff distance in mm, by the definition of DeepMind's `surface-distance`.
 
-A surface lies between the voxels: wherever a neighbourhood of 2x2 pixels (2x2x2 voxels) is neither empty nor full there
+A surface is between the voxels: wherever a neighbourhood of 2x2 pixels (2x2x2 voxels) is neither empty nor full there
 is a surface element, weighed by the length (area) that marching squares (cubes) gives it. The tables of weights are the
 package's. Its distances are computed here, because release 0.1 breaks on NumPy 2 where a mask is empty and calls
 deprecated names of SciPy.

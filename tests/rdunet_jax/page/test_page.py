@@ -527,7 +527,7 @@ def test_the_same_patients_give_the_same_page(tmp_path):
         ({"truth": np.zeros((40, 20, 25), bool)}, "differ in shape"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, change, message):
+def test_arrays_that_do_not_fit_are_refused(unchecked_shapes, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "page.html", replace(small_patient(), **change))
     assert list(tmp_path.iterdir()) == []
