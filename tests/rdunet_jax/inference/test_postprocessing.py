@@ -7,7 +7,7 @@ from skimage.transform import resize
 
 from data_pipeline.preprocessing.network_grid import to_network_grid
 from rdunet_jax.config import PostprocessingConfig
-from rdunet_jax.errors import RunError
+from rdunet_jax.errors import InputError
 from rdunet_jax.inference.postprocessing import (
     _resize_block,
     canvas_of,
@@ -51,7 +51,7 @@ def test_other_diameters_are_refused(diameter: int) -> None:
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(wrong) -> None:
-    with pytest.raises(RunError, match=f"{next(iter(wrong))} is .*but must be"):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is .*but must be"):
         PostprocessingConfig(**wrong)
 
 
