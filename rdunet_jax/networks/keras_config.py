@@ -146,7 +146,7 @@ def _checked(layer: Json, version: int) -> Iterator[tuple[str, Any]]:
         if setting not in settings or (setting == "padding" and _is_one(settings["kernel_size"])):
             continue
         value = settings[setting]
-        # a list such as [1, 1, 1] stands for its number
+        # a list such as [1, 1, 1] means its number
         number = value[0] if isinstance(value, list) and len(set(value)) == 1 else value
         if value not in allowed and number not in allowed:
             wanted = " or ".join(str(one) for one in allowed)
