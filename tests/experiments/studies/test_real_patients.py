@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset
+from experiments.common import steps as shared_steps
 from experiments.studies import real_patients
 from experiments.studies.real_patients import COLUMNS, RECIPE, read_scores, run_fold, write_table
 
