@@ -130,7 +130,7 @@ class Session:
         self.step_count = self._first_step = int(self.state.step)
         self.history = History(self.workdir, self.step_count, saved, writes=is_first())
         self._source: Iterator[Batch] | None = None
-        self._ahead: tuple[Any, Batch] | None = None
+        self._ahead: tuple[Any, dict[str, Any]] | None = None
         self._saved_at = time.monotonic()
 
     def step(self) -> None:
@@ -201,7 +201,7 @@ class Session:
         early = stops_early(self.history.counted_dice, self.config.early_stopping)
         return early or self.step_count >= self.total_steps
 
-    def _next_batch(self) -> tuple[Any, Batch]:
+    def _next_batch(self) -> tuple[Any, dict[str, Any]]:
         """A batch's arrays, on the devices, and what identifies it."""
         self._source = self._source or self.batches(self.step_count)
         labels = dict(next(self._source))
@@ -228,7 +228,7 @@ class Session:
             raise Stopped
 
 
-def _not_finite(loss: float, step: int, labels: Batch) -> str:
+def _not_finite(loss: float, step: int, labels: dict[str, Any]) -> str:
     which = ", ".join(f"{name} {np.asarray(value).tolist()}" for name, value in labels.items())
     return (
         f"the loss ({loss}), its gradient or the update is not finite at step {step + 1} ({which or f'batch {step}'}); "
