@@ -212,7 +212,8 @@ class SlidingWindow:
             last[-self.depth :] += np.concatenate([closed, sums])[: self.depth]
             weights[-self.depth :] += self._weights
             done += 1
-        yield from _means(last[:real] if real < self.depth else last, weights)
+        kept = slice(real if real < self.depth else None)
+        yield from _means(last[kept], weights[kept])
         on_windows(done)
 
     def _nothing(self, shape: tuple[int, ...]) -> tuple[Any, Float32[np.ndarray, " open"]]:
