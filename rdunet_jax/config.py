@@ -250,8 +250,8 @@ class PredictionOverrides(PostprocessingOverrides):
     """Slices from one prediction window to the next, at most the slices of a window (default: the run's)."""
     window_weights: WindowWeights | None = None
     """Weights of a window's slices in the mean over windows (default: the run's)."""
-    flip: bool | None = None
-    """Average the predictions of a window and of its mirror image (default: the run's)."""
+    flip: bool = False
+    """Average the predictions of a window and of its mirror image, also where the run does not."""
 
     def prediction_of(self, run: InferenceConfig) -> InferenceConfig:
         """The sliding window to use, with the run's own post-processing.
@@ -259,7 +259,7 @@ class PredictionOverrides(PostprocessingOverrides):
         Raises:
             RunError: a value is out of range.
         """
-        chosen = {"stride": self.stride, "window_weights": self.window_weights, "flip": self.flip}
+        chosen = {"stride": self.stride, "window_weights": self.window_weights, "flip": self.flip or run.flip}
         return replace(run, **{name: value for name, value in chosen.items() if value is not None})
 
 

@@ -141,7 +141,7 @@ def test_all_that_choose_postprocessing_picks_is_accepted(segment, tmp_path: Pat
 
 def test_windows_are_set_by_flags_and_reported(segment, tmp_path: Path) -> None:
     write_ct(tmp_path / "in")
-    result = segment("--stride", 4, "--window-weights", "gaussian", "--flip", "True")
+    result = segment("--stride", 4, "--window-weights", "gaussian", "--flip")
     assert result.status == 0, result.error
     network = result.report()["network"]
     assert (network["stride"], network["window_weights"], network["flip"]) == (4, "gaussian", True)

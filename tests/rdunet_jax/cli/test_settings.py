@@ -41,7 +41,6 @@ BAD_TEXTS = {
     "loss": ("", "mse", "bce+", "nan*bce", "-1*dice", "0*bce", "bce dice", "1e9*bce"),
     "coordinator": ("", "host", "host:", "host:port", "a b:1"),
     "roi": ("(", "", " "),
-    "flip": ("nonsense", "1.5"),
 }
 
 
