@@ -95,7 +95,7 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
 
     evaluations = work / "evaluation"
     status, out, _ = rdunet("compare", evaluations / "test", evaluations / "test")
-    assert status == 0 and "dice" in out
+    assert status == 0 and "Dice" in out and "n = 1" in out
     status, _, error = rdunet("compare", evaluations / "test", work)
     assert status == 2 and str(work / "patients.csv") in error and error.count("\n") == 1
 

@@ -144,13 +144,14 @@ REFUSED: dict[Callable[[h5py.File], None], str] = {
     deep_json: "not a Keras file",
 }
 RUN = """
-import resource, sys
+import re, sys
 from rdunet_jax.cli.main import main
 sys.argv = ["rdunet", *sys.argv[1:]]
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    # not ru_maxrss, which begins with the memory of the process that started this one
+    print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 2**20)
 """
 
 

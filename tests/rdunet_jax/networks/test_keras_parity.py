@@ -109,8 +109,9 @@ def test_training_agrees(optax_promotion):
     y = (rng.uniform(size=x.shape) < 0.3).astype(np.float32)
 
     def loss_of(params):
-        logits, updates = ours.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-        return binary_cross_entropy(logits, y), updates["batch_stats"]
+        variables_now = {**variables, "params": params}
+        logits, updates = ours.apply(variables_now, jnp.asarray(x), train=True, mutable=["batch_stats"])
+        return binary_cross_entropy(logits, jnp.asarray(y)), updates["batch_stats"]
 
     (loss, batch_stats), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(variables["params"])
 

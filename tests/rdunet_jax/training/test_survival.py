@@ -101,7 +101,7 @@ def test_killed_twenty_times_ends_bit_equal(whole: Path, tmp_path: Path) -> None
         process.kill()
         process.communicate()
         kills += 1
-        inside_a_write += any("tmp" in path.name for path in (workdir / "checkpoints").iterdir())
+        inside_a_write += any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
     finish(start(workdir, *RECIPE))
     assert_same(final(workdir), final(whole))
     assert losses(workdir) == losses(whole)
