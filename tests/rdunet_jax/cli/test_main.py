@@ -97,7 +97,7 @@ def test_the_whole_road(rdunet, tmp_path: Path) -> None:
     status, out, _ = rdunet("compare", evaluations / "test", evaluations / "test")
     assert status == 0 and "Dice" in out and "n = 1" in out
     status, _, error = rdunet("compare", evaluations / "test", work)
-    assert status == 2 and str(work / "patients.csv") in error and error.count("\n") == 1
+    assert status == 2 and str(work / "summary.json") in error and error.count("\n") == 1
 
     manifest = (work / "manifest.json").read_text()
     sessions = json.loads(manifest)["sessions"]
