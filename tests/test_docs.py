@@ -168,7 +168,7 @@ def test_readme_is_short() -> None:
 
 
 @pytest.mark.slow
-def test_the_six_commands_of_the_readme_run(tmp_path, monkeypatch) -> None:
+def test_the_six_commands_of_the_readme_run(tmp_path, monkeypatch, optax_promotion) -> None:
     """On four small phantoms in place of the four sample patients."""
     from data_pipeline.phantom.phantom import write_phantoms
 
