@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.networks.models import MODELS, create_model
+from rdunet_jax.networks.models import create_model
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ def summarize(config: ModelConfig, height: int = 256, width: int = 256, batch: i
         activation_mb=(_bytes(jax.eval_shape(kept, variables, x, key)) - weights) / 1e6,
         stages=stages,
     )
-
-
-def summarize_all(height: int = 256, width: int = 256) -> list[ModelSummary]:
-    """Every named network on one patch."""
-    return [summarize(config, height, width) for config in MODELS.values()]
 
 
 def flops(jaxpr: Any) -> float:
