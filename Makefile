@@ -48,9 +48,9 @@ $(VENV)/docs.stamp: pyproject.toml constraints.txt
 	$(PIP) --editable '.[docs]'
 	touch $@
 
-# TensorFlow for TFDS' own test case of the builder, Apache Beam for the building of data sets by it.
+# TensorFlow for TFDS' own test case of the builder, Apache Beam for many patients, and the trackers.
 $(VENV)/slow.stamp: $(VENV)/dev.stamp
-	$(PIP) --editable '.[dev,tensorflow,beam]'
+	$(PIP) --editable '.[dev,tensorflow,beam,mlflow,wandb]'
 	touch $@
 
 clean:

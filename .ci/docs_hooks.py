@@ -14,7 +14,7 @@ MARKER = "<!-- help of every command -->"
 
 
 def command_help(*words: str) -> str:
-    """What `rdunet WORDS --help` prints, without frames and color."""
+    """What `rdunet WORDS --help` prints, without frames and colour."""
     from rdunet_jax.cli.main import main
 
     output = io.StringIO()

@@ -8,6 +8,7 @@ thing.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.errors import InputError
 
@@ -64,6 +66,34 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`, which raises ValueError also at text that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """An empty temporary folder that becomes `path` if the block ends well; otherwise nothing is left of it.
@@ -80,28 +110,85 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: already exists and is not an empty folder; name another one or remove it")
-    temporary = _temporary_beside(path)
+    with _temporary_folder(path, path) as temporary:
+        yield temporary
+        _move(temporary, path)
+
+
+@contextmanager
+def atomic_files(folder: Path | str) -> Iterator[Path]:
+    """An empty temporary folder whose files move into `folder` if the block ends well; otherwise `folder` stays as it
+    was. For files that belong together: none of them is new beside an old one when the disk is full.
+
+    Args:
+        folder: made if need be; files of the same names in it are replaced.
+
+    Yields:
+        The folder to fill, with files alone.
+
+    Raises:
+        InputError: the folder cannot be made or written, or the disk is full.
+    """
+    folder = Path(folder)
+    with _temporary_folder(folder / "files", folder) as temporary:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            _move(path, folder / path.name)
+
+
+@contextmanager
+def _temporary_folder(beside: Path, final: Path) -> Iterator[Path]:
+    """A folder that is removed at the end; errors name `final` in its place."""
+    temporary = _temporary_beside(beside)
     try:
         temporary.mkdir()
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
+        raise InputError(f"{final}: cannot be written ({error.strerror}); name another folder") from error
     try:
-        with disk_faults(path):
+        with renamed_in_errors(temporary, final), disk_faults(final):
             yield temporary
-        _move(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def disk_faults(path: Path | str) -> Iterator[None]:
-    """A full, read-only or failing disk inside the block becomes an InputError that names `path`."""
+def renamed_in_errors(temporary: Path | str, final: Path | str) -> Iterator[None]:
+    """An InputError of the block names `final` where it would name `temporary`, which the user does not know."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_FAULTS:
+    except InputError as error:
+        old, new = str(temporary), str(final)
+        path = None if error.path is None else str(error.path).replace(old, new)
+        renamed = InputError(error.reason.replace(old, new), path=path, quoted=error.quoted.replace(old, new))
+        raise renamed from error.__cause__ or error
+
+
+@contextmanager
+def disk_faults(path: Path | str) -> Iterator[None]:
+    """A full, read-only or failing disk inside the block becomes an InputError that names `path`.
+
+    Libraries in C++ (ArrayRecord, HDF5) have no error of their own for it, but quote the system's text.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        texts = {code: os.strerror(code) for code in _DISK_FAULTS}
+        fault = texts.get(number or 0) or next((text for text in texts.values() if text in str(error)), None)
+        if fault is None:
             raise
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or name another folder") from error
+        raise InputError(f"{path}: cannot be written ({fault}); make room or name another folder") from error
+
+
+@contextmanager
+def access_faults(path: Path | str) -> Iterator[None]:
+    """A file or folder that may not be read inside the block becomes an InputError that names `path`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
 
 
 @contextmanager
@@ -148,7 +235,8 @@ def _lock(path: Path, what: Path | str) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.truncate(descriptor, 0)
-                os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                with suppress(OSError):  # a full disk: the file is locked all the same
+                    os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
                 return descriptor
         os.close(descriptor)
 

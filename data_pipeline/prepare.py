@@ -1,4 +1,4 @@
-"""`rdunet prepare`: a folder of DICOM to a data set on disk, with a report for people and one for programs."""
+"""`rdunet prepare`: a folder of CTs to a data set on disk, with a report for people and one for programs."""
 
 import hashlib
 import os
@@ -11,13 +11,14 @@ import tensorflow_datasets as tfds
 from rich.progress import Progress
 
 from data_pipeline.account import Account
-from data_pipeline.dicom.archive import opened_source
+from data_pipeline.beam import pipeline_options
 from data_pipeline.errors import InputError
 from data_pipeline.files import disk_faults, locked
+from data_pipeline.formats.scans import opened_source
 from data_pipeline.loading import FOLDER
 from data_pipeline.nsclc_radiomics import Builder
-from data_pipeline.nsclc_radiomics.staging import pipeline_options
 from data_pipeline.privacy import in_home
+from data_pipeline.records import write_checksums
 from data_pipeline.settings import DatasetSettings, PrepareOptions
 
 _DEFAULTS = PrepareOptions()
@@ -35,7 +36,7 @@ def prepare_dataset(
     It is built beside its place and moved there at the end, so that with `overwrite` the old one stays until then.
 
     Args:
-        source: folder of DICOM files, a zip file of them, or one file.
+        source: folder of DICOM or volume files, a zip file of DICOM, a table, or one file.
         data_dir: folder of data sets; made if need be.
         settings: what the data set is made of.
         options: how it is made.
@@ -61,12 +62,26 @@ def prepare_dataset(
             with disk_faults(folder):
                 building.mkdir()
                 account = _build(source, building, settings, options, progress)
+                built = building / FOLDER / settings.name / final.name
+                write_checksums(built)
                 if final.exists():
                     os.replace(final, building / "old")
-                os.replace(building / FOLDER / settings.name / final.name, final)
+                os.replace(built, final)
+                _remove_old_index(data_dir)
         finally:
             _clear(building, final)
     return final, account
+
+
+def _remove_old_index(data_dir: Path) -> None:
+    """Removes the index that earlier versions kept beside the data sets: it holds digests of identities and their key,
+    and must not be passed on with the data."""
+    path = data_dir / "dicom_index.json"
+    with suppress(OSError):
+        with path.open("rb") as file:
+            is_ours = file.read(100).startswith(b'{"format":"rdunet DICOM index')
+        if is_ours:
+            path.unlink()
 
 
 def index_file(source: Path) -> Path | None:
@@ -90,11 +105,12 @@ def _build(
     source: Path, building: Path, settings: DatasetSettings, options: PrepareOptions, progress: Progress | None
 ) -> Account:
     tfds.disable_progress_bar()
-    beam_options = None if options.beam is None else pipeline_options([f"--{option}" for option in options.beam])
+    beam_options = None if options.beam is None else pipeline_options(options.beam)
     with opened_source(source) as files:
         builder = Builder(
             source=files,
             settings=settings,
+            selection=None,
             options=options,
             index=index_file(source) if files == source else None,  # unpacked files have other paths each time
             progress=progress,

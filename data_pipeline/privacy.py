@@ -2,17 +2,22 @@
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from data_pipeline.errors import InputError
 
 DEFAULT_KEY_FILE = Path("~/.config/rdunet/pseudonym.key")
+_DIGEST = "sha256 "
 
+_LOG = logging.getLogger(__name__)
+_MOST_KEY_BYTES = 1 << 16
 _SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", re.ASCII)
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE | re.ASCII)
 """Names of devices on Windows, with any suffix."""
@@ -20,7 +25,9 @@ _KEPT = 40
 
 
 def load_key(path: Path | None = None) -> bytes:
-    """The secret key at `path`, drawn at first use and readable by its owner alone.
+    """The secret key at `path`, drawn at first use (with a warning) and readable by its owner alone.
+
+    A file made here has a second line with a digest of the key, since a damaged key would silently give other names.
 
     Args:
         path: the file (default: `DEFAULT_KEY_FILE`).
@@ -33,22 +40,38 @@ def load_key(path: Path | None = None) -> bytes:
         raise InputError("the pseudonyms need a key, and there is no home folder to keep it in; name a file with --key")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # O_EXCL: of two programs started at once only one draws the key.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(32))
-        except FileExistsError:
-            pass
-        key = path.read_text(encoding="utf-8").strip()
+        if not path.exists():
+            _draw_key(path)
+        with path.open("rb") as stored:
+            key, _, digest = stored.read(_MOST_KEY_BYTES).decode("utf-8").strip().partition(f"\n{_DIGEST}")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not a text file"
         raise InputError(
             f"{path}: the pseudonym key cannot be read or made ({why}); name another with --key"
         ) from error
-    if len(key) < 32:
+    if len(key) < 32 or not key.replace("\n", "").isprintable():
         raise InputError(f"{path}: not a pseudonym key (32 characters or more); remove it or name another with --key")
+    if digest and digest != _digest(key):
+        raise InputError(f"{path}: damaged (the key does not fit its SHA-256); restore it from a copy")
     return key.encode()
+
+
+def _draw_key(path: Path) -> None:
+    key = secrets.token_hex(32)
+    temporary = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{key}\n{_DIGEST}{_digest(key)}\n")
+        with suppress(FileExistsError):  # of two programs started at once only one draws the key
+            os.link(temporary, path)
+            _LOG.warning("%s: a new key of pseudonyms; keep it, for another gives the same patients other names", path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def in_home(path: Path) -> Path | None:

@@ -3,7 +3,7 @@
 They are the Radiomics Digital Phantom of CancerData: CT series cropped around the tumour, each with an RTSTRUCT that
 holds `GTV-1`. A wheel on the Python Package Index contains them as data files. pip downloads it with the user's index,
 proxy and certificate settings. The wheel is then read as a zip file: nothing of it is installed or imported, and only
-the DICOM files and their license text are kept.
+the DICOM files and their licence text are kept.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import atomic_folder
+from data_pipeline.files import atomic_folder, sha256_of
 
 REQUIREMENT = "pycerr==2.5.1"
 SHA256 = "5c3e82cc387538c5c38143827314fc2aa743ef886e8518f7f52beff6805c635d"
-LICENSE_NOTICE = """\
+LICENCE_NOTICE = """\
 Licence: Creative Commons Attribution-NonCommercial 3.0 (CC BY-NC 3.0), see README_LICENSE.txt beside the data.
 Cite: Lambin P. Radiomics Digital Phantom, CancerData (2016), doi:10.17195/candat.2016.08.1
 and: Lambin P, Leijenaar RT, Deist TM, et al. Radiomics: the bridge between medical imaging and personalized medicine.
@@ -38,9 +38,9 @@ def fetch_sample_data(
 ) -> list[Path]:
     """Download the four sample patients into the folder `output`, whole or not at all.
 
-    The folder then holds `pat_1` ... `pat_4` (41 to 60 CT slices and one RTSTRUCT each, 13 MB in all), the license
+    The folder then holds `pat_1` ... `pat_4` (41 to 60 CT slices and one RTSTRUCT each, 13 MB in all), the licence
     text, and `SHA256SUMS` for `sha256sum --check`. A folder that already holds the complete sample is not changed. The
-    caller must show `LICENSE_NOTICE`.
+    caller must show `LICENCE_NOTICE`.
 
     Args:
         output: a folder that does not exist yet, is empty, or holds the complete sample.
@@ -79,7 +79,7 @@ def _is_complete(output: Path) -> bool:
         lines = (output / _CHECKSUMS).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
         return bool(listed) and all(
-            _MEMBER_NAME.fullmatch(name) and _sha256(output / name) == digest for name, digest in listed.items()
+            _MEMBER_NAME.fullmatch(name) and sha256_of(output / name) == digest for name, digest in listed.items()
         )
     except (OSError, ValueError):
         return False
@@ -101,7 +101,7 @@ def _download(folder: Path) -> Path:
 
 def _verify(archive: Path, sha256: str) -> None:
     try:
-        digest = _sha256(archive)
+        digest = sha256_of(archive)
     except OSError as error:
         raise InputError(f"{archive}: cannot be read ({error.strerror}); name the wheel of {REQUIREMENT}") from error
     if digest != sha256:
@@ -127,8 +127,3 @@ def _unpack(archive: Path, folder: Path) -> None:
     if not checksums:
         raise InputError(f"{archive.name}: holds no {_MEMBER_FOLDER}; name the wheel of {REQUIREMENT}")
     (folder / _CHECKSUMS).write_text("\n".join(checksums) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,36 +1,83 @@
 """What a data set is made of, and how. Imports nothing that takes time: `rdunet --help` needs these names."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from data_pipeline.errors import InputError
+from data_pipeline.ranges import Pattern, Range, check_fields
+from data_pipeline.registry import NameIn, Registry
 
-Intensity = Literal["slice_minmax", "hu_window"]
-INTENSITIES: tuple[Intensity, ...] = get_args(Intensity)
+INTENSITIES: Registry[Callable[[Any], Any]] = Registry(
+    "intensity", "data_pipeline.preprocessing.intensity", ("slice_minmax", "hu_window")
+)
+"""Grey conversions by name: stored grey values (..., depth, height, width), NumPy or JAX, also traced, to the float32
+that the network sees. The stored values are Hounsfield units, int16, but those of `slice_minmax`."""
+Intensity = Annotated[str, NameIn(INTENSITIES)]
 PatchSelection = Literal["tumour_run", "any_tumour", "all"]
 PATCH_SELECTIONS: tuple[PatchSelection, ...] = get_args(PatchSelection)
-FillRule = Literal["pixel_center", "rt_utils", "dcmrtstruct2nii", "authors_code"]
+FillRule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "authors_code"]
 FILL_RULES: tuple[FillRule, ...] = get_args(FillRule)
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-MaskFormat = Literal["nifti", "seg", "rtstruct"]
-"""File formats of masks: NIfTI, DICOM Segmentation, RT Structure Set."""
+PhantomLevel = Literal["easy", "realistic"]
+"""Of a phantom patient: tumours of 20 to 50 mm in the lungs; or nodules from 5 mm, masses, cavities and look-alikes."""
+MaskFormat = Literal["nifti", "seg", "rtstruct", "sr"]
+"""File formats of masks: NIfTI, DICOM Segmentation, RT Structure Set; of their measures: DICOM structured report."""
 
+MaskSource = Literal["RTSTRUCT", "SEG", "labels"]
+"""What a patient's mask was made from: contours, a DICOM Segmentation, or a label file."""
+
+NETWORK_WINDOW_HU = (-1000.0, 400.0)
+"""Hounsfield units that become 0 and 1 in `hu_window`."""
 DEFAULT_ROI = r"gtv[-_ ]?1"
 """The primary tumour of NSCLC-Radiomics: `GTV-1`, `gtv1`, `GTV_1 `, `GTV 1`; not `GTV-10`, not `gtv_nr_7`."""
 TEST_SHARE = 40 / 300
 """The VIP Cup's share of test patients (paper, Table 2)."""
 VALIDATION_SHARE = 0.1
 """Share of the training patients held out for validation (paper, section 3.3)."""
-IMAGE_SIZES = range(16, 1025, 8)
+Share = Annotated[float, Range(0, 1, below=True)]
+FoldCount = Annotated[int, Range(2, 100)]
+PatchDepth = Annotated[int, Range(1, 512)]
+VoxelEdge = Annotated[float, Range(0.1, 20)]
+VoxelSize = tuple[VoxelEdge, VoxelEdge, VoxelEdge]
+"""Between rows, between columns, between slices, mm."""
+GridSize = Annotated[int, Range(16, 1024, step=8)]
 """Multiples of 8 (the networks halve a slice up to three times), and no larger than any CT needs."""
-MOST_WORKERS = 1024
+GridShape = GridSize | tuple[GridSize, GridSize]
+"""Of a slice on the network's grid: the side of a square, or rows and columns."""
 
-PREDICTION_COLOR, REFERENCE_COLOR = "#e69f00", "#56b4e9"
-"""Orange and sky blue, which people with any common color blindness can tell apart (Okabe and Ito, 2008). Used in every
-picture, page and DICOM export."""
+PREDICTION_COLOUR, REFERENCE_COLOUR = "#e69f00", "#56b4e9"
+"""Orange and sky blue, which people with any common colour blindness can tell apart (Okabe and Ito, 2008). Used in
+every picture, page and DICOM export."""
+
+
+def plane_shape(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of an image size, which is one number for a square.
+
+    >>> plane_shape(256), plane_shape((96, 128))
+    ((256, 256), (96, 128))
+    """
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def image_size_of(shape: tuple[int, int]) -> int | tuple[int, int]:
+    """The image size of so many rows and columns: one number for a square, so that equal sizes compare as equal.
+
+    >>> image_size_of((256, 256)), image_size_of((96, 128))
+    (256, (96, 128))
+    """
+    rows, columns = shape
+    return rows if rows == columns else (rows, columns)
+
+
+def size_in_words(image_size: int | tuple[int, int], times: str = " x ") -> str:
+    """An image size as messages state it: `256`, or `96 x 128`, rows first.
+
+    Args:
+        times: between the two numbers.
+    """
+    return str(image_size) if isinstance(image_size, int) else times.join(map(str, image_size))
 
 
 @dataclass(frozen=True)
@@ -42,52 +89,67 @@ class DatasetSettings:
     """
 
     intensity: Intensity = "slice_minmax"
-    """Gray conversion: `slice_minmax` (8 bits, each slice scaled from its own minimum to its own maximum) or
-    `hu_window` (-1000..400 HU)."""
-    image_size: int = 256
-    """Rows and columns of a slice, in pixels: a multiple of 8 from 16 to 1024."""
-    selection: PatchSelection = "tumour_run"
-    """Training patches: the run of tumour slices, any patch with tumour, or all."""
-    roi: str = DEFAULT_ROI
-    """Regular expression for the whole name of the tumour's ROI, whatever its case."""
-    fill_rule: FillRule = "pixel_center"
-    """Which voxels belong to a contour: those with their center inside (`pixel_center`), or the rule of other code, to
+    """Grey conversion: `slice_minmax` (8 bits, each slice scaled from its own minimum to its own maximum),
+    `hu_window` (-1000..400 HU), or one of a plugin."""
+    image_size: GridShape = 256
+    """Rows and columns of a slice, in pixels, such as 96 128, multiples of 8 from 16 to 1024; one number for a square
+    (see `--spacing` for the size of the pixels)."""
+    spacing: VoxelSize | None = None
+    """Resample each CT to voxels of this size in mm: between rows, between columns, between slices, such as 1 1 3. The
+    network then sees the middle of the CT, `--image-size` pixels (default: no resampling; the image size covers the
+    whole slice, and with other rows than columns its pixels are not square)."""
+    roi: Annotated[str, Pattern(r"(?s).*\S.*", "with the name of an ROI")] = DEFAULT_ROI
+    """Name of the tumour's ROI, segment or label, or a regular expression for the whole name; case does not matter.
+    Segments and labels also go by number. A single label that `dataset.json` names needs no --roi."""
+    fill_rule: FillRule = "pixel_centre"
+    """Which voxels belong to a contour: those with their centre inside (`pixel_centre`), or the rule of other code, to
     compare with its masks: `rt_utils`, `dcmrtstruct2nii`, or `authors_code` (the paper's Keras code)."""
     interpolate_gaps: bool = False
     """Fill slices without contour between the contoured slices of an ROI, by shape-based interpolation; they are
     counted in the report in any case."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Random seed of the split of the patients."""
-    test_share: float = TEST_SHARE
+    test_share: Share = TEST_SHARE
     """Share of the patients held out for testing (0 up to, not including, 1); at least one of three or more."""
-    validation_share: float = VALIDATION_SHARE
+    validation_share: Share = VALIDATION_SHARE
     """Share of the remaining patients held out for validation (0 up to, not including, 1); at least one of three or
     more."""
+    folds: FoldCount | None = None
+    """Also divide all patients into so many folds for cross-validation, 2 to 100: `train --fold 0` holds out the first
+    (default: no folds)."""
 
     def __post_init__(self) -> None:
-        _check_choice("intensity", self.intensity, INTENSITIES)
-        _check_choice("selection", self.selection, PATCH_SELECTIONS)
-        _check_choice("fill-rule", self.fill_rule, FILL_RULES)
-        _check_whole("image-size", self.image_size, IMAGE_SIZES, "a multiple of 8 from 16 to 1024")
-        _check_whole("seed", self.seed, range(2**32), "a whole number from 0 to 4294967295")
-        for name, share in (("test-share", self.test_share), ("validation-share", self.validation_share)):
-            if not 0 <= share < 1:  # also true of NaN
-                raise InputError(f"--{name} {share}: give a share from 0 up to, but not including, 1")
-        try:
-            re.compile(self.roi)
-        except re.error as error:
-            raise InputError(f"--roi {self.roi!r}: not a regular expression ({error})") from error
-        if not self.roi.strip():
-            raise InputError("--roi: is empty; give the name of the tumour's ROI, or a regular expression for it")
+        check_fields(self)
+        object.__setattr__(self, "image_size", image_size_of(plane_shape(self.image_size)))
 
     @property
     def name(self) -> str:
-        """Names the data set's folder, e.g. `slice_minmax_256`."""
-        parts = [self.intensity, str(self.image_size)]
-        parts += [self.selection] if self.selection != "tumour_run" else []
-        parts += [self.fill_rule] if self.fill_rule != "pixel_center" else []
+        """Names the data set's folder, such as `slice_minmax_256` or `slice_minmax_96x128`."""
+        parts = [self.intensity, size_in_words(self.image_size, "x")]
+        parts += ["x".join(f"{mm:g}" for mm in self.spacing) + "mm"] if self.spacing else []
+        parts += [self.fill_rule] if self.fill_rule != "pixel_centre" else []
         parts += ["interpolated"] if self.interpolate_gaps else []
         return "_".join(parts)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which patches of a data set a network is trained on; the defaults are those of the paper's Keras code.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    selection: PatchSelection = "tumour_run"
+    """See `preprocessing.patches.patch_starts`."""
+    depth: PatchDepth = 8
+    """Slices in a patch."""
+    tumour_free_share: Share | None = None
+    """Share of the patches without tumour in a batch, taken from all slices of the split; the others are the selected
+    patches with tumour. None: the selected patches, as often as they occur."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -98,7 +160,7 @@ class PrepareOptions:
         InputError: a value is out of its range.
     """
 
-    workers: int | None = None
+    workers: Annotated[int, Range(1, 1024)] | None = None
     """Processes that read headers and patients, 1 to 1024 (default: one a core)."""
     keep_ids: bool = False
     """Keep the Patient IDs, for public data; otherwise patients get keyed pseudonyms. Reports and messages then also
@@ -114,17 +176,4 @@ class PrepareOptions:
     """Replace a data set of the same name. The old one stays until the new one is complete."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None:
-            _check_whole(
-                "workers", self.workers, range(1, MOST_WORKERS + 1), f"a whole number from 1 to {MOST_WORKERS}"
-            )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"--{name} {value}: choose one of {', '.join(choices)}")
-
-
-def _check_whole(name: str, value: int, allowed: range, words: str) -> None:
-    if value not in allowed:
-        raise InputError(f"--{name} {value}: give {words}")
+        check_fields(self)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rdunet_jax.files import write_whole
+from rdunet_jax.files import read_json, write_whole
 
 _KEY = "sha256"
 
@@ -27,7 +27,7 @@ def read_checked(path: Path) -> dict[str, Any]:
         DamagedError: it is not a JSON object, or not what was written.
     """
     try:
-        fields = json.loads(path.read_text("utf-8"))
+        fields = read_json(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: JSON, UTF-8

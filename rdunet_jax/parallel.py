@@ -1,7 +1,7 @@
 """Data-parallel training over devices and machines (`jax.sharding`).
 
 Every device holds the whole state and takes its part of each batch. The step is one program over the whole batch: XLA
-sums over the devices, so the statistics of batch normalization and the gradients are those of the whole batch, and the
+sums over the devices, so the statistics of batch normalisation and the gradients are those of the whole batch, and the
 losses are those of one device, except for the order of summation.
 """
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# At the sizes of most tests compiling is all the time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import jaxtyping
@@ -34,9 +36,14 @@ jaxtyping.install_import_hook(["rdunet_jax", "data_pipeline"], "array_hints.chec
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Commands of one test compile the same networks again and again.
-_compiled = tempfile.TemporaryDirectory(prefix="rdunet-jax-compiled-")
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
+# The tests compile the same networks again and again: all their processes share what is compiled. The first one makes
+# the folder and removes it; JAX locks the files of a cache whose size is bounded.
+if (_compiled := os.environ.get("TESTS_COMPILATION_CACHE")) is None:
+    _folder = tempfile.TemporaryDirectory(prefix="rdunet-jax-compiled-", ignore_cleanup_errors=True)
+    _compiled = os.environ["TESTS_COMPILATION_CACHE"] = _folder.name
+jax.config.update("jax_compilation_cache_dir", _compiled)
+jax.config.update("jax_compilation_cache_max_size", 4 * 2**30)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 REAL_PATIENTS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -50,11 +57,15 @@ def real_patients() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest):
-    """At the sizes of most tests compiling is all the time; `full_size` ones get the optimised programs."""
-    jax.config.update("jax_disable_most_optimizations", "full_size" not in request.keywords)
+def optimised_programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Tests that run longer than they compile (`full_size`) get them, and so do the processes that they start."""
+    optimised = "full_size" in request.keywords
+    if optimised:
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if optimised:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

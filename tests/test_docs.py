@@ -63,7 +63,8 @@ ALL_COMMANDS = [(relative(page), line) for page in PAGES for line in commands(pa
 
 
 @pytest.mark.parametrize(("page", "line"), ALL_COMMANDS)
-def test_every_command_of_the_docs_parses(page, line, monkeypatch) -> None:
+def test_every_command_of_the_docs_parses(page, line, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # the plugins that were named are remembered there
     program, *words = shlex.split(line)
     try:
         if program == "rdunet":
@@ -72,6 +73,8 @@ def test_every_command_of_the_docs_parses(page, line, monkeypatch) -> None:
             parse_experiment(importlib.import_module(words[1]), words[2:])
         elif program in ("python", "python3") and words[0].endswith(".py"):
             assert (ROOT / words[0]).is_file()
+        elif program in ("python", "python3") and words[:2] == ["-m", "pytest"]:
+            assert (ROOT / words[-1]).is_file()
         elif program == "make":
             assert set(words) <= MAKE_TARGETS
         else:  # ways to install and look around
@@ -142,25 +145,57 @@ def test_the_glossary_names_only_options_that_exist() -> None:
     assert {option for option in options if not re.search(rf"{option}\b(?!-)", known)} == set()
 
 
-def messages() -> str:
-    """All string literals of the packages, one a line, with … for what is filled in."""
-    found = []
-    for package in ("rdunet_jax", "data_pipeline"):
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
-    return "\n".join(found)
+def as_text(node: ast.AST) -> str:
+    """A string of the code with … for what is filled in; empty for anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(as_text(part) or "…" for part in node.values)
+    if isinstance(node, ast.BinOp) and (as_text(node.left) or as_text(node.right)):
+        return (as_text(node.left) or "…") + (as_text(node.right) or "…")
+    return ""
+
+
+def strings(node: ast.AST) -> Iterator[str]:
+    """The strings in a piece of code, each once and as a whole; no docstrings."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return
+    if text := as_text(node):
+        yield text
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from strings(child)
+
+
+def messages() -> list[str]:
+    files = [path for package in ("rdunet_jax", "data_pipeline") for path in (ROOT / package).rglob("*.py")]
+    return [text for path in files for text in strings(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def quoted_messages() -> list[list[str]]:
+    """The messages that the page of troubleshooting explains, each as its parts between what is filled in."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    return [[part for part in (one.strip(" ();,:") for one in message.split("…")) if part] for message in quoted]
 
 
 def test_troubleshooting_quotes_messages_that_the_code_has() -> None:
-    page, known = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), messages()
-    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
-    parts = [part.strip(" ();,:") for message in quoted for part in message.split("…")]
-    assert len(quoted) > 30
-    assert [part for part in parts if len(part) > 3 and part not in known] == []
+    known, quoted = "\n".join(messages()), quoted_messages()
+    assert len(quoted) > 100
+    assert [part for parts in quoted for part in parts if part not in known] == []
+
+
+REQUEST = re.compile(
+    r"; (add|ask|check|choose|copy|draw|evaluate|export|give|if you|install|leave|let|lower|make|move|name|remove|"
+    r"repeat|restore|run|save|start|train|try|unpack|use|wait)\b"
+)
+
+
+def test_troubleshooting_has_every_message_that_asks_something_of_the_user() -> None:
+    quoted = quoted_messages()
+    requests = [text for text in messages() if REQUEST.search(text)]
+    assert len(requests) > 100
+    assert [text for text in requests if not any(all(part in text for part in parts) for parts in quoted)] == []
 
 
 def test_readme_is_short() -> None:
@@ -168,6 +203,7 @@ def test_readme_is_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_the_six_commands_of_the_readme_run(tmp_path, monkeypatch, optax_promotion) -> None:
     """On four small phantoms in place of the four sample patients."""
     from data_pipeline.phantom.phantom import write_phantoms

@@ -32,6 +32,26 @@ PLAIN_ENGLISH = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "rdunet
 """Files and folders that are held to `WORDS`."""
 
 
+AMERICAN = (
+    r"tumors?",
+    r"centers?",
+    r"centered",
+    r"colors?",
+    r"gray",
+    r"(normal|summar|raster|minim|maxim|recogn|anonym|pseudonym|organ|general|visual)iz(e|es|ed|er|ers|ing|ation)",
+    r"(neighb|fav|behavi)ors?",
+    r"(label|model|cancel|travel)(ed|ing)",
+    r"licensed? (text|notice)",
+)
+"""American spelling. Only the names of other code keep it: `optimizer`, `color=`, `BatchNormalization`, `"center"`."""
+
+FOREIGN = re.compile(
+    r"Lung Cancer Tumor Region|BatchNormalization|GroupNormalization|batch_normalization|unicodedata\.normalize|"
+    r"distributed\.initialize|NO_COLOR|PALETTE COLOR|ROIDisplayColor|WindowCenter|center=|color(s|_scheme)?=|"
+    r"prefers-color-scheme|\bcolor: |\"(center|color|gray|upper center)\"|\bfor color\b|\bcolor,|--\w+-color"
+)
+
+
 def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
         yield from sorted((ROOT / folder).rglob("*.py"))
@@ -64,10 +84,10 @@ def test_functions_are_short_or_say_why():
 
 
 def test_keras_names_the_framework_and_the_network_only():
-    """The gray conversion is `slice_minmax`; recipe, augmentation, protocol and fill rule are `authors_code`."""
+    """The grey conversion is `slice_minmax`; recipe, augmentation, protocol and fill rule are `authors_code`."""
     allowed = re.compile(
-        r'ModelConfig\("keras"\)|^\s*(name|model): (str|NetworkName) = "keras"|model_config\("keras"|KERAS_BACKEND|'
-        r'"keras": '
+        r'ModelConfig\("keras"\)|^\s*(name|model): (str|NetworkName|ModelName) = "keras"|model_config\("keras"|'
+        r'KERAS_BACKEND|"keras": |^\s*"keras",$|^ExportFormat = '
     )
     lines = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -86,14 +106,23 @@ def texts(name: str) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix in kinds)
 
 
-@pytest.mark.parametrize("name", PLAIN_ENGLISH)
-def test_plain_english(name):
-    pattern = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
+def lines_with(pattern: re.Pattern[str], name: str, without: re.Pattern[str] | None = None) -> list[str]:
+    """Lines of a file or folder in which the pattern is found once what `without` matches is removed."""
     assert texts(name), f"{name}: no such file or folder"
-    found = [
+    return [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in texts(name)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if pattern.search(line)
+        if pattern.search(without.sub("", line) if without else line)
     ]
-    assert found == []
+
+
+@pytest.mark.parametrize("name", PLAIN_ENGLISH)
+def test_plain_english(name):
+    assert lines_with(re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE), name) == []
+
+
+@pytest.mark.parametrize("name", PLAIN_ENGLISH)
+def test_spelling_is_british(name):
+    word = re.compile(rf"(?<![A-Za-z-])({'|'.join(AMERICAN)})(?![A-Za-z])", re.IGNORECASE)
+    assert [line for line in lines_with(word, name, FOREIGN) if ".css:" not in line] == []

@@ -1,8 +1,12 @@
 """The rules of imports, read from the code: which package, folder and module may import which."""
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,12 @@ BOTTOM = 5
 SHARED = (
     "data_pipeline.errors",
     "data_pipeline.files",
+    "data_pipeline.ranges",
+    "data_pipeline.registry",
     "data_pipeline.settings",
     "data_pipeline.preprocessing.intensity",
     "data_pipeline.preprocessing.network_grid",
+    "data_pipeline.preprocessing.spacing",
 )
 
 
@@ -160,3 +167,58 @@ def test_a_forbidden_import_is_found(tmp_path, module, line):
 def test_a_circle_is_found():
     graph = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("a"), "d": frozenset("c")}
     assert circles(graph) == ["a → b → c → a"]
+
+
+# Modules whose distribution is in no extra: what the benchmark of PyTorch and the export to ONNX need is installed in a
+# separate environment.
+UNDECLARED = {"torch", "jax2onnx", "onnxruntime"}
+OF_DEVELOPERS = (
+    *("dependencies", "cuda", "keras", "tensorflow", "tensorboard", "mlflow", "wandb", "beam", "rasterisers", "dev"),
+)
+# Modules of extras that may not be installed, and whose distribution has another name.
+PROVIDED_BY = {"mlflow": "mlflow-skinny"}
+
+
+def foreign_modules(path: Path) -> set[str]:
+    """Top-level modules that a file imports and that are neither ours nor Python's."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+    return names - {*PACKAGES, "tests", *sys.stdlib_module_names}
+
+
+def declared(extras: tuple[str, ...]) -> set[str]:
+    """Normalised names of the distributions that the extras name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+    lines = [line for extra in extras for line in groups[extra]]
+    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("tests", ("dependencies", "dev")),
+        ("rdunet_jax", OF_DEVELOPERS),
+        ("data_pipeline", OF_DEVELOPERS),
+        ("experiments", OF_DEVELOPERS),
+    ],
+)
+def test_every_imported_package_is_declared(folder, extras):
+    """What another package happens to bring is missing on a machine where that package is not installed."""
+    providers = packages_distributions()
+
+    def distributions(module: str) -> set[str]:
+        names = providers.get(module, [PROVIDED_BY.get(module, module)])
+        return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+
+    found = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (ROOT / folder).rglob("*.py")
+        for module in foreign_modules(path) - UNDECLARED
+        if not distributions(module) & declared(extras)
+    }
+    assert found == set()

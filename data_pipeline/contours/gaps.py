@@ -16,7 +16,7 @@ Fill = Callable[[Bool[np.ndarray, "depth height width"], Sequence[Polygon]], lis
 
 @dataclass(frozen=True)
 class Gap:
-    """Neighboring contoured slices of one ROI with slices without contour between them.
+    """Neighbouring contoured slices of one ROI with slices without contour between them.
 
     Attributes:
         group: the ROI, as in `Polygon`.

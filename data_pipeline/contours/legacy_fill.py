@@ -1,6 +1,6 @@
 """How older public code fills contours, by name, so that its masks can be reproduced. Not for new work.
 
-`pixel_center` is ours (`rasterise.fill`). The others, as checked voxel by voxel against rt-utils 1.2.7 (with OpenCV
+`pixel_centre` is ours (`rasterise.fill`). The others, as checked voxel by voxel against rt-utils 1.2.7 (with OpenCV
 5.0) and dcmrtstruct2nii 5, and for `authors_code` written from what the code does:
 
 - `rt_utils`: vertices are rounded to pixels, and all contours of a slice go into one `cv2.fillPoly`: even-odd, edges
@@ -11,7 +11,7 @@
   average) and set; then each row is filled from its first to its last set pixel, and after that each column. Holes and
   hollows are lost. A slice where two contours share such a pixel is not filled at all.
 
-Which contours are usable, and on which slice, is decided as for `pixel_center`.
+Which contours are usable, and on which slice, is decided as for `pixel_centre`.
 """
 
 from collections.abc import Callable, Sequence

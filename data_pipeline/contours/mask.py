@@ -28,8 +28,9 @@ class ContourAccount:
         repaired: number of each contour that was used with a change, and the change.
         rejected: number of each contour that was not used, and the reason.
         total: `used` plus rejected ones.
-        polygon_volume_mm3: area inside the used polygons (even-odd, exact, not counted in pixels) times slice spacing.
-        polygon_centroid_mm: centroid of that area (LPS, mm).
+        polygon_volume_mm3: area inside the used polygons (even-odd, exact, not counted in pixels) times slice spacing;
+            0 for a mask without contours.
+        polygon_centroid_mm: centroid of that area (LPS, mm); of a mask without contours, the mask's.
         mask_voxels, mask_volume_mm3, mask_centroid_mm: the same of the mask.
         gap_slices: slices without a used contour between the first and the last slice of their ROI.
         interpolated_slices: those of them that were filled by interpolation.
@@ -52,18 +53,18 @@ def mask_from_contours(
     contours: Sequence[Contour],
     geometry: CTGeometry,
     *,
-    fill_rule: FillRule = "pixel_center",
+    fill_rule: FillRule = "pixel_centre",
     interpolate_gaps: bool = False,
 ) -> tuple[Bool[np.ndarray, "depth height width"], ContourAccount]:
     """Fill contours on the grid of a CT.
 
-    A voxel belongs to the mask if its center is inside an odd number of the contours of its slice, ROI by ROI: an
-    inner contour is a hole, and a keyhole needs no special case. A center on an edge belongs to the polygon that
+    A voxel belongs to the mask if its centre is inside an odd number of the contours of its slice, ROI by ROI: an
+    inner contour is a hole, and a keyhole needs no special case. A centre on an edge belongs to the polygon that
     extends to higher columns or, on a level edge, to higher rows: of two polygons that share the edge, exactly one.
     Several ROIs are merged.
 
     A contour belongs to the slice that it references if it is within half a slice spacing of it; else to the nearest
-    slice within half a spacing. Vertices are rounded to 2^-20 of a pixel, so that those meant to be on a pixel center
+    slice within half a spacing. Vertices are rounded to 2^-20 of a pixel, so that those meant to be on a pixel centre
     are.
 
     Args:
@@ -75,7 +76,7 @@ def mask_from_contours(
     Raises:
         InputError: the mask is empty; the message counts the reasons.
     """
-    exact = fill_rule == "pixel_center"
+    exact = fill_rule == "pixel_centre"
     fill_polygons = fill if exact else partial(fill_like, fill_rule)
     polygons, repairs, reasons = _placed(contours, geometry, snap if exact else np.asarray)
     mask = np.zeros(geometry.shape, np.bool_)
@@ -84,7 +85,7 @@ def mask_from_contours(
     for index in (placed[number] for number in empty):
         low, high = polygons[index].vertices.min(axis=0), polygons.pop(index).vertices.max(axis=0)
         on_image = (high >= 0).all() and (low <= np.array(geometry.shape[1:]) - 1).all()
-        reasons[index] = "encloses no pixel center" if on_image else "is outside the image"
+        reasons[index] = "encloses no pixel centre" if on_image else "is outside the image"
     used = list(polygons.values())
     gaps = find_gaps(used)
     if interpolate_gaps:
@@ -107,6 +108,22 @@ def mask_from_contours(
         mask_centroid_mm=mask_centroid,
         gap_slices=gap_slices,
         interpolated_slices=gap_slices if interpolate_gaps else 0,
+    )
+
+
+def account_of_mask(mask: Bool[np.ndarray, "depth height width"], geometry: CTGeometry) -> ContourAccount:
+    """The account of a mask that was stored as voxels, without contours."""
+    voxels, centroid = _voxels(mask, geometry)
+    return ContourAccount(
+        used=0,
+        repaired=(),
+        rejected=(),
+        total=0,
+        polygon_volume_mm3=0.0,
+        polygon_centroid_mm=centroid,
+        mask_voxels=voxels,
+        mask_volume_mm3=voxels * geometry.voxel_volume_mm3,
+        mask_centroid_mm=centroid,
     )
 
 

@@ -1,4 +1,4 @@
-"""Filling polygons on pixel grids, exactly: pixel centers, even-odd."""
+"""Filling polygons on pixel grids, exactly: pixel centres, even-odd."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Polygon:
     Attributes:
         group: polygons of a group and slice combine by even-odd, groups by union.
         slice_index: its slice.
-        vertices: (row, column) in pixels, whole numbers being pixel centers; the last joins the first.
+        vertices: (row, column) in pixels, whole numbers being pixel centres; the last joins the first.
     """
 
     group: int
@@ -29,21 +29,21 @@ class Polygon:
 
 
 def snap(vertices: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
-    """Round to the grid of `SNAP`: a vertex meant to be on a pixel center, or on another's edge, then is."""
+    """Round to the grid of `SNAP`: a vertex meant to be on a pixel centre, or on another's edge, then is."""
     return np.rint(vertices * SNAP) / SNAP
 
 
 def fill(mask: Bool[np.ndarray, "depth height width"], polygons: Sequence[Polygon]) -> list[int]:
     """Set the voxels inside `polygons`, in place.
 
-    Inside is a pixel center (r, c) with an odd number of edges at or left of it, where an edge from row a to row b > a
+    Inside is a pixel centre (r, c) with an odd number of edges at or left of it, where an edge from row a to row b > a
     crosses row r if a <= r < b. Both rules are half-open, so polygons that share an edge neither overlap nor leave a
     gap. Vertices should have been through `snap`.
 
     The time grows with the number of points times the rows they span; the memory does not grow with the points.
 
     Returns:
-        indices of the polygons that enclose no pixel center of the grid.
+        indices of the polygons that enclose no pixel centre of the grid.
     """
     _, height, width = mask.shape
     layers: dict[tuple[int, int], list[int]] = {}
@@ -81,7 +81,7 @@ def _box(vertices: Float64[np.ndarray, "n 2"], height: int, width: int) -> _Box:
 
 
 def _flips(vertices: Float64[np.ndarray, "n 2"], box: _Box) -> Bool[np.ndarray, "rows columns"]:
-    """Pixels at which the parity of a polygon changes: the first centers at or right of an odd number of crossings."""
+    """Pixels at which the parity of a polygon changes: the first centres at or right of an odd number of crossings."""
     rows, columns = box.bottom - box.top, box.right - box.left
     lines = np.arange(box.top, box.bottom, dtype=np.float64)
     edges, _ = edges_of([vertices])
@@ -89,7 +89,7 @@ def _flips(vertices: Float64[np.ndarray, "n 2"], box: _Box) -> Bool[np.ndarray, 
     step = max(1, MOST_CROSSINGS // max(rows, 1))
     for start in range(0, len(edges), step):
         _, row, column = crossings(edges[start : start + step], lines)
-        # To the right of the box there are no centers; what is left of it flips its first column.
+        # To the right of the box there are no centres; what is left of it flips its first column.
         first = np.clip(np.ceil(column) - box.left, 0, columns).astype(np.int64)
         counts = np.bincount(row * (columns + 1) + first, minlength=flips.size)
         flips ^= (counts & 1).astype(np.bool_).reshape(flips.shape)
@@ -99,7 +99,7 @@ def _flips(vertices: Float64[np.ndarray, "n 2"], box: _Box) -> Bool[np.ndarray, 
 def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k 3"]]:
     """Area in pixels inside the polygons, slice by slice, and its centroid (slice, row, column).
 
-    Even-odd like `fill`, but exact: between neighboring vertex rows the inside consists of trapezia (if no edges cross
+    Even-odd like `fill`, but exact: between neighbouring vertex rows the inside consists of trapezia (if no edges cross
     there), whose area and first moments two Gauss-Legendre nodes integrate exactly. Where that takes more than
     `MOST_CROSSINGS` crossings of edges and rows (a zigzag with thousands of long edges; nothing drawn comes near it),
     evenly spaced rows are used instead, and the area is approximate. Slices without area are left out; groups that
@@ -123,7 +123,7 @@ def moments(polygons: Sequence[Polygon]) -> tuple[Float64[np.ndarray, "k"], Floa
 
 
 def _sample_rows(edges: Float64[np.ndarray, "n 4"]) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "s"]]:
-    """Two Gauss-Legendre nodes in each strip between neighboring vertex rows, and half the height of each strip."""
+    """Two Gauss-Legendre nodes in each strip between neighbouring vertex rows, and half the height of each strip."""
     rows = np.unique(edges[:, [0, 2]])
     spanned = np.searchsorted(rows, edges[:, 2]) - np.searchsorted(rows, edges[:, 0])
     if 2 * spanned.sum() > MOST_CROSSINGS:

@@ -1,7 +1,5 @@
 """Contours of an RTSTRUCT, read and checked."""
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from jaxtyping import Float64
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 
+from data_pipeline.contours.roi_names import matching_names, pattern_of
 from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, printable, quiet_pydicom, read_dataset
 from data_pipeline.errors import InputError
 from data_pipeline.settings import DEFAULT_ROI
@@ -20,6 +19,8 @@ MOST_POINTS = 100_000
 """Most points in one contour. A contour drawn along every pixel side of a slice of 512 x 512 has a few thousand."""
 MOST_ROI_POINTS = 2_000_000
 """Most points in the contours of one ROI. The outline of a body on 300 slices has about 600,000."""
+MOST_CONTOURS = 100_000
+"""Most contours in one ROI. The bones on 300 slices have some 10,000."""
 _BYTES_PER_POINT = 3 * 17  # three decimal strings of 16 characters (PS3.5 6.2) and their separators
 
 
@@ -54,8 +55,9 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
     Args:
         path: an RTSTRUCT file.
         roi: name of the ROI, taken literally if an ROI has it, else as a regular expression for the whole name. Both
-            are compared without regard to case, outer blanks and Unicode composition (NFKC). If several ROIs match
-            (`gtv.*`), the contours of all are returned, and `mask_from_contours` merges them.
+            are compared without regard to case, outer blanks and Unicode composition (NFKC). A text that is no regular
+            expression is a name only. If several ROIs match (`gtv.*`), the contours of all are returned, and
+            `mask_from_contours` merges them.
 
     Raises:
         InputError: not an RTSTRUCT; no ROI matches (`quoted` lists the names); a matching ROI has no contours, or
@@ -74,10 +76,11 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
         raise InputError(f"not a readable RTSTRUCT ({why}); export it again", path=path) from error
     if not is_rtstruct:
         raise InputError("not an RTSTRUCT; name the file with the contours", path=path)
-    matching = {one.number: one for one in _matching(rois, roi)}
+    matching = {rois[index].number: rois[index] for index in matching_names([(one.name,) for one in rois], roi)}
     if not matching:
         names = ", ".join(one.shown for one in rois) or "none"
-        raise InputError(f"no ROI matches {roi!r}; use --roi with a name that it has", path=path, quoted=names)
+        neither = "" if pattern_of(roi) else ", which is no regular expression either"
+        raise InputError(f"no ROI matches {roi!r}{neither}; use --roi with a name that it has", path=path, quoted=names)
     _check_numbers(path, matching, [one.number for one in rois], [number for number, _ in items])
     contours: list[Contour] = []
     points = 0
@@ -89,6 +92,8 @@ def read_contours(path: Path, roi: str = DEFAULT_ROI) -> tuple[Contour, ...]:
                     points += len(contours[-1].points_mm)
                     if points > MOST_ROI_POINTS:
                         raise OversizedError(f"the ROI has more than {MOST_ROI_POINTS} points")
+                    if len(contours) > MOST_CONTOURS:
+                        raise OversizedError(f"the ROI has more than {MOST_CONTOURS} contours")
     except OversizedError as error:
         raise InputError(f"{error}; export it again with fewer", path=path) from error
     except Exception as error:
@@ -110,7 +115,10 @@ class _ROI:
     @classmethod
     def read(cls, item: Dataset) -> "_ROI":
         frame = str(item.get("ReferencedFrameOfReferenceUID") or "")
-        return cls(int(item.ROINumber), str(item.get("ROIName") or ""), frame)
+        name = item.get("ROIName") or ""
+        # a backslash in a name separates values (PS3.5 6.2), though ROIName has one only (PS3.6)
+        name = str(name) if isinstance(name, str) else "\\".join(map(str, name))
+        return cls(int(item.ROINumber), name, frame)
 
     @property
     def shown(self) -> str:
@@ -118,23 +126,8 @@ class _ROI:
         return printable(self.name) or "(no name)"
 
 
-def _matching(rois: Sequence[_ROI], wanted: str) -> list[_ROI]:
-    """The ROIs of that literal name; if there is none, those whose whole name the regular expression matches."""
-    if literal := [one for one in rois if _comparable(one.name) == _comparable(wanted)]:
-        return literal
-    try:
-        pattern = re.compile(unicodedata.normalize("NFKC", wanted), re.IGNORECASE)
-    except re.error as error:
-        raise InputError(f"ROI pattern {wanted!r}: not a regular expression ({error})") from error
-    return [one for one in rois if pattern.fullmatch(unicodedata.normalize("NFKC", one.name).strip())]
-
-
-def _comparable(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip().casefold()
-
-
 def _check_numbers(path: Path, matching: dict[int, _ROI], rois: Sequence[int], items: Sequence[int]) -> None:
-    """Refuse a file in which a number names several ROIs: another organ's contours would join the tumor's."""
+    """Refuse a file in which a number names several ROIs: another organ's contours would join the tumour's."""
     for numbers, what in ((rois, "ROIs have"), (items, "lists of contours refer to")):
         for number, count in Counter(numbers).items():
             if number in matching and count > 1:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_pipeline.dicom.files import HEAD_BYTES, looks_like_dicom
 from data_pipeline.errors import InputError
+from data_pipeline.files import renamed_in_errors
 
 MOST_MEMBERS = 200_000
 """Most files in an archive; the collection NSCLC-Radiomics has 52,000."""
@@ -54,10 +55,8 @@ def opened_source(source: Path) -> Iterator[Path]:
             raise InputError(
                 f"cannot be unpacked ({error.strerror}); unpack it elsewhere and name the folder", path=source
             ) from error
-        try:
+        with renamed_in_errors(folder, source):
             yield Path(folder)
-        except InputError as error:  # the user knows the archive, not the temporary folder
-            raise InputError(str(error).replace(folder, str(source))) from error
 
 
 def _is_dicom(path: Path) -> bool:

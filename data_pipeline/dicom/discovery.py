@@ -1,4 +1,4 @@
-"""Which CT series a folder tree holds, and which RTSTRUCTs belong to each: decided by UID, never by file name."""
+"""Which CT series a folder tree holds, and which RTSTRUCTs and SEGs belong to each: by UID, never by file name."""
 
 import filecmp
 from collections import Counter, defaultdict
@@ -15,16 +15,18 @@ from data_pipeline.errors import InputError
 _Group = tuple[str, str, str]
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 _LAST_IDENTITY = 0x0020000E  # SeriesInstanceUID
+USED = ("CT", "RTSTRUCT", "SEG")
+"""Kinds of files that are read."""
 
 
 @dataclass(frozen=True)
 class CTSeries:
-    """One CT series and the RTSTRUCTs drawn on it.
+    """One CT series, and the RTSTRUCTs and SEGs drawn on it.
 
     Attributes:
         series_uid, study_uid, patient_id: as in its files. They identify a person: not for logs, reports or outputs.
         files: one file per image, ordered by path. This order has no meaning: `read_volume` sorts by position.
-        rtstructs: RTSTRUCT files that belong to the series; empty if there is none.
+        rtstructs, segs: RTSTRUCT and SEG files that belong to the series; empty if there is none.
         notes: what is unusual about its headers, without identities.
     """
 
@@ -34,6 +36,12 @@ class CTSeries:
     files: tuple[Path, ...]
     rtstructs: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    segs: tuple[Path, ...] = ()
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        """The files that hold its masks."""
+        return self.rtstructs + self.segs
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,14 @@ class Discovery:
 def discover(
     source: Path, *, index: Path | None = None, workers: int = 1, progress: Progress | None = None
 ) -> Discovery:
-    """Find the CT series in a folder and the RTSTRUCTs that belong to each. Only headers are read.
+    """Find the CT series in a folder and the RTSTRUCTs and SEGs that belong to each. Only headers are read.
 
-    An RTSTRUCT belongs to the series that it references (PS3.3 C.8.8.5); if that series is not in the folder, to the
-    one that holds the images it references; if none of them is in the folder either, to the same patient's only series
-    in its frame of reference. The images that its contours reference must not contradict this. Where the result is a
-    series of another modality, no series, or more than one, the RTSTRUCT is rejected. Also rejected: copies of a file,
-    localizers, enhanced CT, archives and damaged headers.
+    An RTSTRUCT or a SEG belongs to the series that it references (PS3.3 C.8.8.5, C.12.2); if that series is not in the
+    folder, to the one that holds the images it references; if none of them is in the folder either, to the same
+    patient's only series in its frame of reference, unless the SOP class of the images is another modality's. The
+    images that its contours reference must not contradict this. Where the result is a series of another modality, no
+    series, or more than one, it is rejected. Also rejected: copies of a file, localizers, enhanced CT, archives and
+    damaged headers.
 
     Args:
         source: folder, searched with all its sub-folders; or one file.
@@ -84,7 +93,7 @@ def discover(
         raise InputError("no such folder; name the folder that holds the DICOM files", path=source)
     headers = read_headers(source, index=index, workers=workers, progress=progress)
     rejected = [Rejection(path, header.fault) for path, header in headers.items() if header.fault]
-    usable = {path: one for path, one in headers.items() if one.kind in ("CT", "RTSTRUCT") and not one.fault}
+    usable = {path: one for path, one in headers.items() if one.kind in USED and not one.fault}
     for path in _copies(usable):
         rejected.append(Rejection(path, "a copy of another file"))
         del usable[path]
@@ -96,14 +105,14 @@ def discover(
     owners = _Owners(headers.values())
     structures: dict[_Group, list[Path]] = defaultdict(list)
     for path, header in usable.items():
-        if header.kind == "RTSTRUCT":
+        if header.kind != "CT":
             try:
                 structures[owners.of(header)].append(path)
             except _NoOwnerError as error:
-                rejected.append(Rejection(path, f"RTSTRUCT {error}"))
+                rejected.append(Rejection(path, f"{header.kind} {error}"))
 
     kinds = Counter(header.kind for header in headers.values() if not header.fault)
-    ignored = {kind: count for kind, count in sorted(kinds.items()) if kind not in ("CT", "RTSTRUCT")}
+    ignored = {kind: count for kind, count in sorted(kinds.items()) if kind not in USED}
     if not images:
         example = f"such as {rejected[0].what}" if rejected else ""
         raise InputError(_no_ct(ignored, rejected), path=source, quoted=example)
@@ -137,7 +146,7 @@ def _copies(headers: dict[Path, Header]) -> list[Path]:
     return copies
 
 
-def _series(files: list[Path], rtstructs: list[Path], headers: dict[Path, Header]) -> CTSeries:
+def _series(files: list[Path], structures: list[Path], headers: dict[Path, Header]) -> CTSeries:
     """Headers hold digests only, so one file of the series is read again for its identity."""
     try:
         with quiet_pydicom():
@@ -146,15 +155,16 @@ def _series(files: list[Path], rtstructs: list[Path], headers: dict[Path, Header
     except Exception as error:
         raise InputError(f"changed while it was read ({type(error).__name__}); start again", path=files[0]) from error
     notes = dict.fromkeys(note for path in files if (note := headers[path].note))
-    return CTSeries(series, study, patient, tuple(files), tuple(rtstructs), tuple(notes))
+    rtstructs, segs = (tuple(path for path in structures if headers[path].kind == kind) for kind in ("RTSTRUCT", "SEG"))
+    return CTSeries(series, study, patient, tuple(files), rtstructs, tuple(notes), segs)
 
 
 class _NoOwnerError(Exception):
-    """Why an RTSTRUCT belongs to no CT series."""
+    """Why an RTSTRUCT or a SEG belongs to no CT series."""
 
 
 class _Owners:
-    """Finds the CT series that an RTSTRUCT was drawn on, among the series of every modality."""
+    """Finds the CT series that an RTSTRUCT or a SEG was drawn on, among the series of every modality."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
         self._kinds: dict[_Group, str] = {}
@@ -162,7 +172,7 @@ class _Owners:
         self._by_image: dict[str, set[_Group]] = defaultdict(set)
         self._by_frame: dict[str, set[_Group]] = defaultdict(set)
         for header in headers:
-            if header.kind == "RTSTRUCT" or not header.series:
+            if header.kind in ("RTSTRUCT", "SEG") or not header.series:
                 continue
             kind = f"rejected {header.kind}" if header.fault else header.kind
             if self._kinds.get(header.group) != "CT":  # a localizer may share the series of the slices
@@ -179,8 +189,11 @@ class _Owners:
             self._named(rtstruct, rtstruct.series_references, self._by_series)
             or self._named(rtstruct, rtstruct.image_references, self._by_image)
             or drawn_on
-            or self._named(rtstruct, (rtstruct.patient + rtstruct.frame,) if rtstruct.frame else (), self._by_frame)
         )
+        if not found and rtstruct.drawn_on not in ("", "CT"):
+            raise _NoOwnerError(f"was drawn on a {rtstruct.drawn_on} series that is not in the folder")
+        if not found and rtstruct.frame:
+            found = self._named(rtstruct, (rtstruct.patient + rtstruct.frame,), self._by_frame)
         if drawn_on <= found or "CT" not in {self._kinds[group] for group in drawn_on}:
             found = drawn_on or found  # the contours choose among the series that the file lists
         else:
@@ -200,7 +213,7 @@ class _Owners:
 
     def _named(self, rtstruct: Header, uids: Iterable[str], table: dict[str, set[_Group]]) -> set[_Group]:
         found = {group for uid in uids for group in table.get(uid, ())}
-        # A UID that an anonymizer repeated is distinguished by the patient, then by the study.
+        # A UID that an anonymiser repeated is distinguished by the patient, then by the study.
         for same in (1, 2):
             narrower = {group for group in found if group[:same] == rtstruct.group[:same]}
             found = narrower if len(found) > 1 and narrower else found

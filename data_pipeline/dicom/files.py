@@ -34,7 +34,7 @@ _CHUNK = 2**20
 _SMALL_FILE = 4 * 2**20  # too small to hold MOST_ITEMS, whatever its bytes
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # little and big endian
 _BEFORE_PIXELS = 0x7FE00000
-_LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")
+_LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "nibabel.global")
 
 
 class NotDicomError(ValueError):
@@ -45,9 +45,15 @@ class OversizedError(ValueError):
     """The file exceeds a limit of this module; the message says which."""
 
 
+def describe_error(error: Exception) -> str:
+    """Name an error without the text of pydicom or highdicom, which may quote values from the file."""
+    missing = error.name if isinstance(error, AttributeError) else None
+    return f"no {missing}" if missing else "not DICOM" if isinstance(error, NotDicomError) else type(error).__name__
+
+
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silence the warnings and log messages of pydicom and its decoders.
+    """Silence the warnings and log messages of pydicom, its decoders and nibabel.
 
     They quote the values that they complain about, and so could name a patient.
     """

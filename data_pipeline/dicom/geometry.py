@@ -28,6 +28,8 @@ class CTGeometry:
         shape: depth, height (rows), width (columns).
         sop_instance_uids: one a slice.
         frame_of_reference_uid: of the whole series; empty if the files name none.
+        stored_axes: for a volume file, of each of its axes the one of (column, row, slice) that it is, and 1 or -1 for
+            its direction: nibabel's orientation. None for DICOM.
     """
 
     positions_mm: Float64[np.ndarray, "depth 3"]
@@ -37,6 +39,7 @@ class CTGeometry:
     shape: tuple[int, int, int]
     sop_instance_uids: tuple[str, ...]
     frame_of_reference_uid: str
+    stored_axes: tuple[tuple[int, int], ...] | None = None
 
     @cached_property
     def normal(self) -> Float64[np.ndarray, "3"]:
@@ -47,6 +50,14 @@ class CTGeometry:
     def plane(self) -> Literal["sagittal", "coronal", "axial"]:
         """The anatomical plane that the slices are nearest to (LPS axes, so x is left, y is back, z is head)."""
         return ("sagittal", "coronal", "axial")[int(np.abs(self.normal).argmax())]
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Letters for the left and the right edge of a slice, of the body axis that its rows are nearest to: left and
+        right, front (A) and back (P), or feet and head."""
+        axis = int(np.abs(self.row_cosine).argmax())
+        left, right = ("RL", "AP", "FH")[axis]
+        return (left, right) if self.row_cosine[axis] > 0 else (right, left)
 
     @cached_property
     def distances_mm(self) -> Float64[np.ndarray, "depth"]:

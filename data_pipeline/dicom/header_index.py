@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_whole
+from data_pipeline.files import parse_json, write_whole
 
-FORMAT = "rdunet DICOM index 2"
+FORMAT = "rdunet DICOM index 4"
 Stamp = tuple[int, int]
 """Size in bytes and modification time in ns: a file whose stamp is unchanged is taken as unchanged."""
 
@@ -27,9 +27,11 @@ class Header:
         image, patient, study, series, frame: digests of SOPInstanceUID, PatientID, StudyInstanceUID, SeriesInstanceUID
             and FrameOfReferenceUID; empty where the file has none. For a CT without SeriesInstanceUID, `series` is a
             digest of orientation and pixel spacing.
-        series_references: digests of the series that an RTSTRUCT refers to.
+        series_references: digests of the series that an RTSTRUCT or a SEG refers to.
         image_references: digests of the images that it lists for them.
         contour_references: digests of the images that its contours refer to.
+        drawn_on: modality of the images that it refers to, by their SOP class; empty where it gives none, or
+            several.
     """
 
     kind: str
@@ -43,10 +45,11 @@ class Header:
     series_references: tuple[str, ...] = ()
     image_references: tuple[str, ...] = ()
     contour_references: tuple[str, ...] = ()
+    drawn_on: str = ""
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """Which series it belongs to: some anonymizers repeat a series UID from patient to patient."""
+        """Which series it belongs to: some anonymisers repeat a series UID from patient to patient."""
         return (self.patient, self.study, self.series)
 
 
@@ -59,8 +62,10 @@ def load_index(index: Path | None) -> tuple[bytes, dict[str, tuple[Stamp, Header
     """Key and headers of an index file; a new key and no headers if it cannot be used."""
     try:
         if index is not None:
-            content = json.loads(index.read_text(encoding="utf-8"))
-            if content["format"] == FORMAT:
+            text, _, digest = index.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
+            content = parse_json(text)
+            # A changed digest of a series would put an image into another one.
+            if content["format"] == FORMAT and digest == hashlib.sha256(text.encode()).hexdigest():
                 known = {
                     name: ((size, time), _from_json(fields)) for name, (size, time, fields) in content["files"].items()
                 }
@@ -85,4 +90,4 @@ def save_index(index: Path, key: bytes, known: dict[str, tuple[Stamp, Header]]) 
     }
     content = json.dumps({"format": FORMAT, "key": key.hex(), "files": files}, separators=(",", ":"))
     with suppress(OSError, InputError):  # an index only saves time
-        write_whole(index, content)
+        write_whole(index, f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n")

@@ -20,6 +20,16 @@ from data_pipeline.processes import worker_pool
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
 RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+IMAGES_OF = {
+    CT_STORAGE: "CT",
+    ENHANCED_CT_STORAGE: "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.20": "NM",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+"""Modality of sectional images by SOP class, of enhanced (multi-frame) ones too."""
 DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"
 
 _OTHER = ("CR", "DX", "ES", "FID", "KO", "MG", "MR", "NM", "OT", "PLAN", "PR", "PT", "REG", "RF", "RTDOSE", "RTIMAGE")
@@ -43,6 +53,7 @@ _TAGS = (
     "FrameOfReferenceUID",
 )
 _LAST_TAG = 0x00200052  # FrameOfReferenceUID
+_REFERENCED_SERIES = 0x00081115
 _PLANE = ("ImageOrientationPatient", "PixelSpacing")
 _LAST_PLANE_TAG = 0x00280030  # PixelSpacing
 
@@ -176,9 +187,9 @@ def _header(path: Path, key: bytes) -> Header:
     )
     if kind == "CT" and not header.series and not fault:
         return _without_series_uid(path, key, header)
-    if kind != "RTSTRUCT":
+    if kind not in ("RTSTRUCT", "SEG"):
         return header
-    references = _references(path)
+    references = _references(path) if kind == "RTSTRUCT" else _references_of_seg(path)
     return replace(
         header,
         # Planning systems often leave the file's own frame out, and name it only in the sequence.
@@ -186,6 +197,7 @@ def _header(path: Path, key: bytes) -> Header:
         series_references=digests(references.series),
         image_references=digests(references.images),
         contour_references=digests(references.contours),
+        drawn_on=references.classes.pop() if len(references.classes) == 1 else "",
     )
 
 
@@ -228,12 +240,16 @@ def _kind(dataset: Dataset) -> tuple[str, str]:
 
 
 class _References(NamedTuple):
-    """UIDs that an RTSTRUCT refers to: frames, series, images listed for the series, images named by contours."""
+    """UIDs that an RTSTRUCT or a SEG refers to: frames, series, images listed for the series, images named by contours.
+
+    `classes` has the modalities of the images, by their SOP class.
+    """
 
     frames: list[str]
     series: list[str]
     images: list[str]
     contours: list[str]
+    classes: set[str]
 
 
 def _references(path: Path) -> _References:
@@ -242,11 +258,28 @@ def _references(path: Path) -> _References:
     frames = rtstruct.get("ReferencedFrameOfReferenceSequence") or ()
     series = list(_items(_items(frames, "RTReferencedStudySequence"), "RTReferencedSeriesSequence"))
     contours = _items(rtstruct.get("ROIContourSequence") or (), "ContourSequence")
+    listed = list(_items(series, "ContourImageSequence"))
+    named = list(_items(contours, "ContourImageSequence"))
     return _References(
         [str(frame.get("FrameOfReferenceUID") or "") for frame in frames],
         [str(one.get("SeriesInstanceUID") or "") for one in series],
-        [str(image.get("ReferencedSOPInstanceUID") or "") for image in _items(series, "ContourImageSequence")],
-        [str(image.get("ReferencedSOPInstanceUID") or "") for image in _items(contours, "ContourImageSequence")],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in listed],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in named],
+        {IMAGES_OF.get(str(image.get("ReferencedSOPClassUID") or ""), "") for image in named or listed},
+    )
+
+
+def _references_of_seg(path: Path) -> _References:
+    """What a SEG was drawn on: its Common Instance Reference module (PS3.3 C.12.2)."""
+    seg = read_dataset(path, tags=("ReferencedSeriesSequence",), until=_REFERENCED_SERIES)
+    series = seg.get("ReferencedSeriesSequence") or ()
+    images = list(_items(series, "ReferencedInstanceSequence"))
+    return _References(
+        [],
+        [str(one.get("SeriesInstanceUID") or "") for one in series],
+        [str(image.get("ReferencedSOPInstanceUID") or "") for image in images],
+        [],
+        {IMAGES_OF.get(str(image.get("ReferencedSOPClassUID") or ""), "") for image in images},
     )
 
 

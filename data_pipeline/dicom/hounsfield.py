@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int16
+from jaxtyping import Bool, Int16, Shaped
 from pydicom import Dataset
 
 from data_pipeline.dicom.pixels import UnusableImageError, stored_values
@@ -109,6 +109,32 @@ def decode_hounsfield(dataset: Dataset, out: Int16[np.ndarray, "height width"]) 
         return Decoded(lowest, highest, int(np.count_nonzero(out < LUNG_OR_AIR)), 0, tuple(notes))
     values = stored * slope + intercept
     padded = np.zeros(values.shape, np.bool_) if padding is None else (values >= padding[0]) & (values <= padding[1])
+    if not (slope.is_integer() and intercept.is_integer()):
+        notes.append("fractional HU were rounded")
+    return place_hounsfield(values, out, padded, notes)
+
+
+def place_hounsfield(
+    values: Shaped[np.ndarray, "height width"],
+    out: Int16[np.ndarray, "height width"],
+    padded: Bool[np.ndarray, "height width"] | None = None,
+    notes: Sequence[str] = (),
+) -> Decoded:
+    """HU of any range to those of a volume: padding becomes `AIR`, fractions are rounded.
+
+    Args:
+        values: HU, of any dtype; floats are changed where they are declared padding.
+        out: is filled.
+        padded: which are declared padding; none by default.
+        notes: what is known of the values.
+    """
+    notes = list(notes)
+    lowest, highest = float(values.min()), float(values.max())
+    if padded is None and values.dtype.kind in "iu" and lowest >= AIR and highest <= DENSEST:  # the usual case
+        out[...] = values
+        return Decoded(lowest, highest, int(np.count_nonzero(out < LUNG_OR_AIR)), 0, tuple(notes))
+    values = values.astype(np.float64, copy=False)
+    padded = np.zeros(values.shape, np.bool_) if padded is None else padded
     # Without the value around a round field of view, which is padding even where it is not declared.
     impossible = ((values < POSSIBLE_HU[0]) & (values != lowest)) | (values > POSSIBLE_HU[1])
     air = (values < LUNG_OR_AIR) & (values >= POSSIBLE_HU[0]) & ~padded
@@ -119,8 +145,6 @@ def decode_hounsfield(dataset: Dataset, out: Int16[np.ndarray, "height width"]) 
         notes.append(f"padding below {AIR} HU was set to air")
     if values.max() > np.iinfo(np.int16).max:
         notes.append("values beyond 16 bits were clipped")
-    if not (slope.is_integer() and intercept.is_integer()):
-        notes.append("fractional HU were rounded")
     out[...] = np.rint(np.clip(values, AIR, np.iinfo(np.int16).max))
     return Decoded(lowest, highest, int(air.sum()), int((impossible & ~padded).sum()), tuple(notes))
 

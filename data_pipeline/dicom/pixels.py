@@ -49,7 +49,7 @@ def stored_values(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
         dataset: with its pixel data.
 
     Raises:
-        UnusableImageError: the image is not gray, its description is not valid (PS3.3 C.7.6.3), or its data are of
+        UnusableImageError: the image is not grey, its description is not valid (PS3.3 C.7.6.3), or its data are of
             another size than the header says.
         Exception: decoders raise errors of many kinds on damaged data.
     """
@@ -57,7 +57,7 @@ def stored_values(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     rows, columns = matrix(dataset)
     syntax = dataset.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian
     if syntax.is_encapsulated:
-        _check_encoded(dataset, syntax, get_frame(dataset.PixelData, 0, number_of_frames=1))
+        check_encoded(rows, columns, syntax, get_frame(dataset.PixelData, 0, number_of_frames=1))
         if syntax == RLELossless:
             # pylibjpeg's decoder is three times as fast, but panics on damaged data, which no `except Exception` stops.
             dataset.pixel_array_options(decoding_plugin="pydicom")
@@ -79,9 +79,9 @@ def _check_description(dataset: Dataset) -> None:
     """Refuse what would be decoded to other numbers than Hounsfield units."""
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if not photometric.startswith("MONOCHROME"):
-        raise UnusableImageError("is a color image (PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2)")
+        raise UnusableImageError("is a colour image (PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2)")
     if int(dataset.get("NumberOfFrames") or 1) != 1 or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise UnusableImageError("not a single-frame gray image")
+        raise UnusableImageError("not a single-frame grey image")
     if dataset.PixelRepresentation not in (0, 1):
         raise UnusableImageError("PixelRepresentation is neither 0 nor 1")
     if dataset.BitsAllocated not in (8, 16, 32):
@@ -90,9 +90,12 @@ def _check_description(dataset: Dataset) -> None:
         raise UnusableImageError(f"BitsStored is not between 1 and BitsAllocated ({dataset.BitsAllocated})")
 
 
-def _check_encoded(dataset: Dataset, syntax: UID, stream: bytes) -> None:
-    """Compare the size in a compressed frame with the header's."""
-    rows, columns = matrix(dataset)
+def check_encoded(rows: int, columns: int, syntax: UID, stream: bytes) -> None:
+    """Compare the size in a compressed frame with the header's.
+
+    Raises:
+        UnusableImageError: they differ, or the kind of compression is not supported.
+    """
     if syntax == RLELossless:
         # PackBits (PS3.5 G.3.1) adds one byte in 128 at most, and each segment ends on an even byte.
         longest = rows * columns + rows * columns // 64 + 1024

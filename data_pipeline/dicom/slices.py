@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int16
 from pydicom import Dataset
 
-from data_pipeline.dicom.files import NotDicomError, OversizedError, decimals, read_dataset
+from data_pipeline.dicom.files import OversizedError, decimals, describe_error, read_dataset
 from data_pipeline.dicom.geometry import FARTHEST_MM
 from data_pipeline.dicom.hounsfield import Decoded, decode_hounsfield
 from data_pipeline.dicom.pixels import UnusableImageError, matrix
@@ -16,8 +16,10 @@ from data_pipeline.errors import InputError
 
 SAME_DIRECTION = 1e-3
 """Largest difference of a cosine between parallel directions, about 0.06 degrees."""
+MOST_IMAGES = 8192
+"""Most images in one CT series; a CT of the chest has up to 1800, at 0.2 mm."""
 MOST_VOXELS = 2**31
-"""Most voxels in one CT, 4 GiB: 512 x 512 pixels on 8192 slices."""
+"""Most voxels in all images of one CT, 4 GiB: 2048 slices of 1024 x 1024, or 8192 of 512 x 512."""
 RECONSTRUCTION = ("ConvolutionKernel", "SliceThickness")
 """Elements that tell two reconstructions of one scan apart."""
 
@@ -28,10 +30,11 @@ class Slice:
 
     Attributes:
         path: its file.
-        position, orientation, spacing: ImagePositionPatient, ImageOrientationPatient and PixelSpacing.
+        position, orientation, spacing: ImagePositionPatient (x, y, z in mm), ImageOrientationPatient (cosines of the
+            row, then of the column) and PixelSpacing (between rows, between columns, mm) of PS3.3 C.7.6.2.
         frame, sop, acquisition: FrameOfReferenceUID, SOPInstanceUID and AcquisitionNumber; empty if absent.
         reconstruction: values of `RECONSTRUCTION`.
-        hounsfield: its pixels.
+        hounsfield: its pixels, HU.
         decoded: what was found when they were decoded.
     """
 
@@ -51,35 +54,49 @@ def read_slices(files: Sequence[Path]) -> tuple[list[Slice], Int16[np.ndarray, "
     """Decode each file as it is read, into one stack; images of another matrix than the first's stay outside it.
 
     A new page of memory costs more than decoding it, so neither encoded pixels nor a second stack are kept.
+
+    Returns:
+        The images in the order of the files, and the stack (HU) that the `hounsfield` of most are views of.
+
+    Raises:
+        InputError: a file is not a readable CT image, or there are more than `MOST_IMAGES` or `MOST_VOXELS` in all.
     """
+    if len(files) > MOST_IMAGES:
+        raise InputError(
+            f"holds {len(files)} images, and a CT at most {MOST_IMAGES}; export one CT volume alone",
+            path=files[0].parent,
+        )
     slices: list[Slice] = []
-    stack = np.empty((0, 0, 0), np.int16)
+    stack, aside = np.empty((0, 0, 0), np.int16), 0
     for index, path in enumerate(files):
         try:
             dataset = read_dataset(path, pixels=True)
+            rows, columns = matrix(dataset)
             if index == 0:
-                stack = _empty_stack(len(files), *matrix(dataset))
-            out = stack[index] if matrix(dataset) == stack.shape[1:] else np.empty(matrix(dataset), np.int16)
+                _check_voxels(len(files) * rows * columns)
+                stack = np.empty((len(files), rows, columns), np.int16)
+            if (rows, columns) == stack.shape[1:]:
+                out = stack[index]
+            else:
+                aside += rows * columns
+                _check_voxels(stack.size + aside)
+                out = np.empty((rows, columns), np.int16)
             slices.append(_slice(path, dataset, out))
+        except MemoryError:
+            raise
         except (UnusableImageError, OversizedError) as error:
             raise InputError(f"{error}; export the series again, or remove the file", path=path) from error
         except Exception as error:
             raise InputError(
-                f"not a readable CT image ({_why(error)}); export the series again, or remove the file", path=path
+                f"not a readable CT image ({describe_error(error)}); export the series again, or remove the file",
+                path=path,
             ) from error
     return slices, stack
 
 
-def _empty_stack(depth: int, rows: int, columns: int) -> Int16[np.ndarray, "depth rows columns"]:
-    if depth * rows * columns > MOST_VOXELS:
-        raise UnusableImageError(f"{depth} images of {rows} x {columns} pixels are too large for one CT")
-    return np.empty((depth, rows, columns), np.int16)
-
-
-def _why(error: Exception) -> str:
-    """Name an error without pydicom's own text, which may quote values from the file."""
-    missing = error.name if isinstance(error, AttributeError) else None
-    return f"no {missing}" if missing else "not DICOM" if isinstance(error, NotDicomError) else type(error).__name__
+def _check_voxels(count: int) -> None:
+    if count > MOST_VOXELS:
+        raise UnusableImageError(f"the images of its series have more than {MOST_VOXELS} voxels in all")
 
 
 def _slice(path: Path, dataset: Dataset, out: Int16[np.ndarray, "height width"]) -> Slice:

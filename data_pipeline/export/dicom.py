@@ -4,12 +4,13 @@ Both are marked as made by software and not reviewed. Both hold the patient and 
 and viewers file an object under them. So these exports, and no others, carry identity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -17,17 +18,17 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from data_pipeline.contours.outlines import outlines
-from data_pipeline.dicom.files import quiet_pydicom
+from data_pipeline.dicom.files import describe_error, quiet_pydicom
 from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.errors import InputError
-from data_pipeline.export.source import OPTIONAL, TYPE_2, describe_error, prepare_export
+from data_pipeline.export.source import OPTIONAL, TYPE_2, prepare_export
 from data_pipeline.files import atomic_path
-from data_pipeline.settings import PREDICTION_COLOR
+from data_pipeline.settings import PREDICTION_COLOUR
 
 ROI_NAME = "RDUNET-GTV"
 
-_SOFTWARE = "rdunet-jax"
-_DESCRIPTION = "Segmented by a neural network, not reviewed"
+SOFTWARE = "rdunet-jax"
+DESCRIPTION = "Segmented by a neural network, not reviewed"
 
 
 def write_rtstruct(
@@ -35,8 +36,8 @@ def write_rtstruct(
 ) -> None:
     """Write a mask as an RT Structure Set (PS3.3 A.19) with the one ROI `RDUNET-GTV`.
 
-    The contours follow the pixels' edges (`outlines`). Their area is therefore the mask's own, and pixel centers are
-    half a pixel away from them, so that the even-odd rule at pixel centers gives the mask back exactly. An empty mask
+    The contours follow the pixels' edges (`outlines`). Their area is therefore the mask's own, and pixel centres are
+    half a pixel away from them, so that the even-odd rule at pixel centres gives the mask back exactly. An empty mask
     gives the ROI without contours.
 
     Args:
@@ -79,20 +80,39 @@ def write_seg(
 
     Raises:
         InputError: the mask has another shape, a slice's file is missing, unreadable or lacks what a Segmentation must
-            refer to, or `path` cannot be written.
+            refer to, highdicom is not installed, or `path` cannot be written.
     """
+    require_highdicom()
     mask, headers = prepare_export(mask, geometry, source_files, path)
-    try:
-        with quiet_pydicom():
-            segmentation = _segmentation(mask, headers)
-    except Exception as error:  # unusual headers fail in many ways, with texts that may quote the patient's name
-        reason = f"a DICOM SEG cannot refer to this CT ({describe_error(error)}); export NIfTI or RTSTRUCT"
-        raise InputError(reason, path=source_files[0].parent) from error
+    with header_faults("a DICOM SEG cannot refer to this CT", "export NIfTI or RTSTRUCT", source_files):
+        segmentation = _segmentation(mask, headers)
     with atomic_path(path) as temporary, quiet_pydicom():
         segmentation.save_as(temporary)
 
 
-def _segmentation(mask: Bool[np.ndarray, "depth height width"], headers: Sequence[Dataset]) -> hd.seg.Segmentation:
+@contextmanager
+def header_faults(problem: str, way_out: str, source_files: Sequence[Path]) -> Iterator[None]:
+    """Headers that highdicom cannot use become an InputError of the CT's folder; its remarks are not shown."""
+    try:
+        with quiet_pydicom():
+            yield
+    except Exception as error:  # unusual headers fail in many ways, with texts that may quote the patient's name
+        raise InputError(f"{problem} ({describe_error(error)}); {way_out}", path=source_files[0].parent) from error
+
+
+def require_highdicom() -> None:
+    """Check for the library that writes DICOM SEG and SR; Python 3.14 is installed without it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if find_spec("highdicom") is None:
+        raise InputError("DICOM SEG and SR need highdicom; use Python 3.11 to 3.13, or export NIfTI or RTSTRUCT")
+
+
+def _segmentation(mask: Bool[np.ndarray, "depth height width"], headers: Sequence[Dataset]) -> Dataset:
+    import highdicom as hd  # absent on Python 3.14, and needed for no other format
+
     segment = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label=ROI_NAME,
@@ -100,7 +120,7 @@ def _segmentation(mask: Bool[np.ndarray, "depth height width"], headers: Sequenc
         segmented_property_type=codes.SCT.Neoplasm,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="RDUNET", family=codes.DCM.ArtificialIntelligence, version=version(_SOFTWARE), source=_SOFTWARE
+            name="RDUNET", family=codes.DCM.ArtificialIntelligence, version=version(SOFTWARE), source=SOFTWARE
         ),
         anatomic_regions=[codes.SCT.Lung],
     )
@@ -113,13 +133,13 @@ def _segmentation(mask: Bool[np.ndarray, "depth height width"], headers: Sequenc
         series_number=300,
         sop_instance_uid=generate_uid(),
         instance_number=1,
-        manufacturer=_SOFTWARE,
-        manufacturer_model_name=_SOFTWARE,
-        software_versions=version(_SOFTWARE),
+        manufacturer=SOFTWARE,
+        manufacturer_model_name=SOFTWARE,
+        software_versions=version(SOFTWARE),
         device_serial_number="0",
         content_label="RDUNET",
-        content_description=_DESCRIPTION,
-        series_description=_DESCRIPTION,
+        content_description=DESCRIPTION,
+        series_description=DESCRIPTION,
         omit_empty_frames=bool(mask.any()),
         specific_character_set=None,  # set below, because highdicom refuses some that DICOM defines
     )
@@ -168,11 +188,11 @@ def _structure_set(headers: Sequence[Dataset], contours: Sequence[Dataset]) -> D
         ROINumber=1,
         ReferencedFrameOfReferenceUID=first.FrameOfReferenceUID,
         ROIName=ROI_NAME,
-        ROIDescription=_DESCRIPTION,
+        ROIDescription=DESCRIPTION,
         ROIGenerationAlgorithm="AUTOMATIC",
-        ROIGenerationDescription=_DESCRIPTION,
+        ROIGenerationDescription=DESCRIPTION,
     )
-    roi_contour = _dataset(ReferencedROINumber=1, ROIDisplayColor=list(bytes.fromhex(PREDICTION_COLOR[1:])))
+    roi_contour = _dataset(ReferencedROINumber=1, ROIDisplayColor=list(bytes.fromhex(PREDICTION_COLOUR[1:])))
     if contours:
         roi_contour.ContourSequence = list(contours)
     observation = _dataset(ObservationNumber=1, ReferencedROINumber=1, RTROIInterpretedType="GTV", ROIInterpreter="")
@@ -184,14 +204,14 @@ def _structure_set(headers: Sequence[Dataset], contours: Sequence[Dataset]) -> D
         Modality="RTSTRUCT",
         SeriesInstanceUID=generate_uid(),
         SeriesNumber=301,
-        SeriesDescription=_DESCRIPTION,
+        SeriesDescription=DESCRIPTION,
         OperatorsName="",
-        Manufacturer=_SOFTWARE,
-        ManufacturerModelName=_SOFTWARE,
-        SoftwareVersions=version(_SOFTWARE),
+        Manufacturer=SOFTWARE,
+        ManufacturerModelName=SOFTWARE,
+        SoftwareVersions=version(SOFTWARE),
         InstanceNumber=1,
         StructureSetLabel="RDUNET",
-        StructureSetName=_DESCRIPTION,
+        StructureSetName=DESCRIPTION,
         StructureSetDate=now.strftime("%Y%m%d"),
         StructureSetTime=now.strftime("%H%M%S"),
         ReferencedFrameOfReferenceSequence=[frame],

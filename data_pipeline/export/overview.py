@@ -17,14 +17,14 @@ from data_pipeline.dicom.geometry import CTGeometry
 from data_pipeline.export.lesions import volume_ml
 from data_pipeline.export.nifti import require_grid
 from data_pipeline.files import atomic_path
-from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
+from data_pipeline.settings import PREDICTION_COLOUR, REFERENCE_COLOUR
 
 MAX_SLICES = 12
 DISPLAY_WINDOW_HU = (-1350, 150)
 
 # The reference is the wider line and drawn first: where both agree, the reader sees a blue line with an orange core.
-_PREDICTION = {"color": PREDICTION_COLOR, "linewidth": 1.4}
-_REFERENCE = {"color": REFERENCE_COLOR, "linewidth": 3.0}
+_PREDICTION = {"color": PREDICTION_COLOUR, "linewidth": 1.4}
+_REFERENCE = {"color": REFERENCE_COLOUR, "linewidth": 3.0}
 _RIM = (withStroke(linewidth=2, foreground="black"),)
 _BODY_HU = -400
 _MARGIN_MM = 10

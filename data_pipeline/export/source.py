@@ -68,7 +68,7 @@ def prepare_export(
 
     Returns:
         The mask as bool, and one header per slice in the order of `geometry`. A header is a repaired copy: it holds
-        UIDs, geometry and the attributes of `TYPE_2` and `OPTIONAL` only. Anonymizers remove such attributes or write
+        UIDs, geometry and the attributes of `TYPE_2` and `OPTIONAL` only. Anonymisers remove such attributes or write
         values that DICOM does not allow; both become empty, and the SliceThickness the median slice spacing.
 
     Raises:
@@ -86,6 +86,8 @@ def source_headers(geometry: CTGeometry, source_files: Sequence[Path]) -> list[D
     Raises:
         InputError: a slice's file is missing, unreadable or without its UIDs.
     """
+    if not geometry.sop_instance_uids:
+        raise InputError("a DICOM export refers to the DICOM files of its CT, and this CT has none; export NIfTI")
     headers: dict[str, Dataset] = {}
     with quiet_pydicom():
         for file in source_files:
@@ -96,12 +98,6 @@ def source_headers(geometry: CTGeometry, source_files: Sequence[Path]) -> list[D
         reason = f"{missing} of {geometry.shape[0]} slices are missing; name all files of the series"
         raise InputError(reason, path=source_files[0].parent if source_files else None)
     return [headers[uid] for uid in geometry.sop_instance_uids]
-
-
-def describe_error(error: Exception) -> str:
-    """Names an error without pydicom's or highdicom's own text, which may quote values from the file."""
-    missing = error.name if isinstance(error, AttributeError) else None
-    return f"no {missing}" if missing else type(error).__name__
 
 
 def _read_header(file: Path, spacing_mm: float) -> Dataset:

@@ -9,7 +9,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.nsclc_radiomics.staging import Job
 from data_pipeline.preprocessing.fingerprints import Fingerprint, groups_of_copies, shared
 from data_pipeline.settings import DatasetSettings
-from data_pipeline.splits import Split, split_patients
+from data_pipeline.splits import Split, divide, split_patients
 
 
 def copies_of_persons(jobs: Sequence[Job], fingerprints: Mapping[str, Fingerprint]) -> list[list[str]]:
@@ -63,6 +63,30 @@ def split_with_copies(
     drawn_as = {name: name if name in fixed else first.get(name, name) for name in taken}
     split = split_patients(drawn_as.values(), settings.seed, settings.test_share, settings.validation_share, tests)
     return {part: sorted(name for name in taken if drawn_as[name] in names) for part, names in split.items()}
+
+
+def folds_with_copies(persons: set[str], copies: Sequence[Sequence[str]], settings: DatasetSettings) -> list[Split]:
+    """A split for each fold: its patients are the test part, and validation patients are drawn from the others.
+
+    Args:
+        persons: all to be divided.
+        copies: from `copies_of_persons`; each group is in one fold.
+        settings: number of folds, seed and share of validation patients. Two groups are too few to draw any.
+
+    Raises:
+        InputError: there are fewer groups than folds.
+    """
+    if settings.folds is None:
+        return []
+    copied = {name for group in copies for name in group}
+    together = [sorted(persons & set(group)) for group in copies]
+    groups = [group for group in together if group] + [[name] for name in persons - copied]
+    splits = []
+    for held_out in divide(groups, settings.folds, settings.seed):
+        others = [group for group in groups if not set(group) & set(held_out)]
+        drawn = settings if len(others) > 1 else replace(settings, validation_share=0.0)
+        splits.append(split_with_copies(persons, set(held_out), copies, drawn))
+    return splits
 
 
 def check_copies(split: Split, copies: Sequence[Sequence[str]], file: Path) -> None:

@@ -1,8 +1,14 @@
-"""TFDS builder: DICOM folders in, whole patients and 8-slice patches out. Runs without TensorFlow.
+"""TFDS builder: CTs of any format in, 8-slice patches or single slices out. Runs without TensorFlow.
 
-Every part of the split comes twice: `train`, `validation` and `test` hold one example a patch, `train_patients`,
-`validation_patients` and `test_patients` one example a whole patient. A part without patients is left out, since TFDS
-refuses empty splits.
+Every part of the split comes twice:
+
+| examples        | `train`, `validation`, `test` | `train_patients`, `validation_patients`, `test_patients`      |
+|-----------------|-------------------------------|----------------------------------------------------------------|
+| 8-slice patches | one example a patch           | one example a whole patient                                    |
+| single slices   | one example a slice           | one example a patient: its mask on the CT's grid, no slices    |
+
+Patches are for users of TFDS. `rdunet prepare` stores single slices, each once; `data_pipeline.loading` cuts patches of
+any depth from them. A part without patients is left out, since TFDS refuses empty splits.
 """
 
 import hashlib
@@ -11,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,51 +26,72 @@ import numpy as np
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
-from data_pipeline.account import Account, PatientEntry, Rejected
-from data_pipeline.dicom.discovery import CTSeries, Discovery, Rejection, discover
+from data_pipeline.account import Account, FoldEntry, PatientEntry, Rejected
+from data_pipeline.dicom.discovery import Rejection
 from data_pipeline.errors import InputError
-from data_pipeline.nsclc_radiomics.copies import check_copies, copies_of_persons, note_copies, split_with_copies
+from data_pipeline.formats.scans import Scan, Scans, find_scans
+from data_pipeline.nsclc_radiomics.copies import (
+    check_copies,
+    copies_of_persons,
+    folds_with_copies,
+    note_copies,
+    split_with_copies,
+)
 from data_pipeline.nsclc_radiomics.report import rejections, write_report
 from data_pipeline.nsclc_radiomics.staging import (
     Example,
     Fault,
     Job,
+    ct_mask,
     patches,
+    slices,
     stage_in_beam,
     stage_in_processes,
     whole_patient,
 )
 from data_pipeline.preprocessing.fingerprints import Fingerprint
 from data_pipeline.preprocessing.intensity import stored_dtype
+from data_pipeline.preprocessing.patches import patch_starts
 from data_pipeline.privacy import load_key, one_line, pseudonym, safe_names
-from data_pipeline.settings import INTENSITIES, DatasetSettings, PrepareOptions
-from data_pipeline.splits import Split, read_split, split_sha256, vip_cup_parts, write_split
+from data_pipeline.settings import INTENSITIES, DatasetSettings, PatchSelection, PrepareOptions, plane_shape
+from data_pipeline.splits import Split, read_folds, read_split, split_sha256, vip_cup_parts, write_split
 
 DESCRIPTION = """
 CT volumes and tumour masks of lung-cancer patients, on the network's grid: NSCLC-Radiomics (Aerts et al.), or any
-folder of CT series with an RTSTRUCT that has the tumour's ROI.
+folder of CTs with masks of the tumour.
 """
 
 
 @dataclass
 class NsclcRadiomicsConfig(tfds.core.BuilderConfig):
-    """A builder config named after its settings."""
+    """A builder config named after its settings.
+
+    Attributes:
+        settings: what the data set is made of.
+        selection: which 8-slice patches are the examples; None for single slices.
+    """
 
     settings: DatasetSettings = field(default_factory=DatasetSettings)
+    selection: PatchSelection | None = "tumour_run"
 
     @classmethod
-    def of(cls, settings: DatasetSettings) -> "NsclcRadiomicsConfig":
-        size = settings.image_size
-        what = f"{settings.intensity} gray values, {size} x {size} pixels, {settings.selection} patches"
-        return cls(name=settings.name, description=what, settings=settings)
+    def of(cls, settings: DatasetSettings, selection: PatchSelection | None) -> "NsclcRadiomicsConfig":
+        """Named such as `slice_minmax_256_patches` or `slice_minmax_256_patches_all`; of slices, `slice_minmax_256`."""
+        (rows, columns), name, examples = plane_shape(settings.image_size), settings.name, "slices"
+        if selection is not None:
+            name += "_patches" if selection == "tumour_run" else f"_patches_{selection}"
+            examples = f"{selection} patches"
+        what = f"{settings.intensity} grey values, {rows} x {columns} pixels, {examples}"
+        return cls(name=name, description=what, settings=settings, selection=selection)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builds from a folder of DICOM files.
+    """Builds from a folder of DICOM or volume files.
 
     Args:
         source: the folder (default: TFDS' `manual_dir`).
         settings: where given, they name the config and also say how patients are split and which ROI is the tumour.
+        selection: which patches are the examples, or None for single slices; with `settings`.
         options: workers, identities, frozen split, Beam.
         index: file that remembers the DICOM headers for the next run.
         progress: shows bars in it.
@@ -76,7 +104,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the DICOM files, in any layout, into one folder and name it as manual_dir."
     BUILDER_CONFIGS = [
-        NsclcRadiomicsConfig.of(DatasetSettings(intensity=intensity, image_size=size))
+        NsclcRadiomicsConfig.of(DatasetSettings(intensity=intensity, image_size=size), selection)
+        for selection in ("tumour_run", None)
         for intensity in INTENSITIES
         for size in (256, 512)
     ]
@@ -86,6 +115,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         *,
         source: Path | None = None,
         settings: DatasetSettings | None = None,
+        selection: PatchSelection | None = "tumour_run",
         options: PrepareOptions | None = None,
         index: Path | None = None,
         progress: Progress | None = None,
@@ -97,7 +127,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._progress = progress
         self.account: Account | None = None
         if settings is not None:  # TFDS refuses another object under one of its names
-            kwargs["config"] = self.builder_configs.get(settings.name, NsclcRadiomicsConfig.of(settings))
+            config = NsclcRadiomicsConfig.of(settings, selection)
+            kwargs["config"] = self.builder_configs.get(config.name, config)
         super().__init__(**kwargs)
         self._settings = settings or self._config.settings
 
@@ -112,7 +143,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self._config.settings
-        plane = (settings.image_size, settings.image_size)
+        plane = plane_shape(settings.image_size)
         info = self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
@@ -126,7 +157,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         shape=(None, None, None),
                         dtype=np.uint8,
                         encoding="zlib",
-                        doc="the mask on the CT's own grid, for scoring; of no slices in patches",
+                        doc="the mask on the CT's own grid, for scoring; of no slices in patches and slices",
                     ),
                     "spacing_mm": tfds.features.Tensor(shape=(3,), dtype=np.float32, doc="slice, row, column"),
                 }
@@ -167,8 +198,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise InputError(self._none_usable(source, len(jobs), rejected))
         copies = copies_of_persons(taken, fingerprints)
         entries = note_copies(entries, taken, fingerprints, copies)
-        split, left_out = self._split(jobs, taken, copies)
-        write_split(split, Path(self.data_dir) / "split.json")
+        split, folds = self._split(jobs, taken, copies)
+        write_split(split, Path(self.data_dir) / "split.json", folds)
+        left_out = {job.person for job in taken} - {name for names in split.values() for name in names}
         reason = "not one of the VIP Cup's 300 patients, whose split is used, or a copy of one of its test patients"
         rejected += [Rejected(job.name, reason) for job in taken if job.person in left_out]
         parts = {part: [job for job in taken if job.person in names] for part, names in split.items()}
@@ -182,22 +214,37 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ignored=found.ignored,
             identities_kept=self._options.keep_ids,
             dataset_sha256=_dataset_sha256(parts, kept),
+            selection=self._config.selection,
             copies=copies,
+            folds=[
+                FoldEntry(
+                    {part: [job.name for job in taken if job.person in names] for part, names in fold.items()},
+                    split_sha256(fold),
+                )
+                for fold in folds
+            ],
         )
         metadata = self.info.metadata
         assert metadata is not None  # given in _info
         metadata.update(self.account.to_json())
-        generators = {}
-        for part, jobs_of in parts.items():
-            if any(kept[job.name].patches for job in jobs_of):
-                generators[part] = self._examples(patches, jobs_of)
-            if jobs_of:
-                generators[f"{part}_patients"] = self._examples(whole_patient, jobs_of)
+        return self._generators(parts, kept)
+
+    def _generators(self, parts: dict[str, list[Job]], entries: dict[str, PatientEntry]) -> dict[str, Any]:
+        """What TFDS takes for each split that has examples."""
+        selection, generators = self._config.selection, {}
+        for part, jobs in parts.items():
+            if jobs and selection is None:
+                generators[part] = self._examples(slices, jobs)
+                generators[f"{part}_patients"] = self._examples(ct_mask, jobs)
+            elif jobs and selection is not None:
+                if any(len(patch_starts(entries[job.name].holds_tumour, selection)) for job in jobs):
+                    generators[part] = self._examples(partial(patches, selection=selection), jobs)
+                generators[f"{part}_patients"] = self._examples(whole_patient, jobs)
         return generators
 
-    def _discover(self, source: Path) -> Discovery:
+    def _discover(self, source: Path) -> Scans:
         try:
-            return discover(source, index=self._index, workers=self._workers, progress=self._progress)
+            return find_scans(source, index=self._index, workers=self._workers, progress=self._progress)
         except InputError as error:
             if self._options.keep_ids:
                 raise
@@ -212,7 +259,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[Example]:
         raise NotImplementedError("_split_generators hands out the generators itself")
 
-    def _jobs(self, series: Sequence[CTSeries]) -> list[Job]:
+    def _jobs(self, series: Sequence[Scan]) -> list[Job]:
         """A job for each CT, in the order of names; a person with several CTs keeps them apart."""
         if self._options.keep_ids:
             names = safe_names(one.patient_id for one in series)  # they name files later
@@ -235,8 +282,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> tuple[dict[str, PatientEntry], dict[str, Fingerprint], list[Rejected]]:
         """Reads every CT once into the staging folder; returns entries and fingerprints by name, and rejections."""
         if self._options.beam is not None:
-            beam_options = [f"--{option}" for option in self._options.beam]
-            results = stage_in_beam(jobs, self._settings, self._staging, beam_options)
+            results = stage_in_beam(jobs, self._settings, self._staging, self._options.beam)
         else:
             results = stage_in_processes(jobs, self._settings, self._staging, self._workers, self._progress)
         entries, fingerprints, rejected = {}, {}, []
@@ -268,23 +314,27 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split(
         self, jobs: Sequence[Job], taken: Sequence[Job], copies: Sequence[Sequence[str]]
-    ) -> tuple[Split, set[str]]:
-        """The split by person, and who stays out of it: all beyond the VIP Cup's 300 where those are all there.
+    ) -> tuple[Split, list[Split]]:
+        """The split by person, and the folds of the same persons if any are asked for.
 
-        Copies of one person under several IDs are drawn as one.
+        Where the VIP Cup's 300 patients are all there, the others are in neither. Copies of one person under several
+        IDs are drawn as one.
         """
         settings, persons = self._settings, {job.person for job in taken}
         frozen = self._options.split_file
         if frozen is not None and frozen.exists():
             split = read_split(frozen, persons)
-            check_copies(split, copies, frozen)
-            return split, set()
+            folds = [] if settings.folds is None else read_folds(frozen, persons, settings.folds)
+            for one in (split, *folds):
+                check_copies(one, copies, frozen)
+            return split, folds
         cup = vip_cup_parts({job.series.patient_id: job.person for job in jobs})
         trains, tests = cup or (persons, None)
         split = split_with_copies(persons & (trains | (tests or set())), tests, copies, settings)
+        folds = folds_with_copies({name for names in split.values() for name in names}, copies, settings)
         if frozen is not None:
-            write_split(split, frozen)
-        return split, persons - {name for names in split.values() for name in names}
+            write_split(split, frozen, folds)
+        return split, folds
 
     def _examples(self, make: Callable[[Job, Path], Iterator[Example]], jobs: Sequence[Job]) -> Any:
         """What TFDS takes for a split: an iterator, or a Beam transform."""

@@ -31,7 +31,7 @@ class NsclcRadiomicsTest(tfds.testing.DatasetBuilderTestCase):
         "test": 1,
         "test_patients": 1,
     }
-    BUILDER_CONFIG_NAMES_TO_TEST = ["slice_minmax_256", "hu_window_256"]
+    BUILDER_CONFIG_NAMES_TO_TEST = ["slice_minmax_256_patches", "hu_window_256_patches"]
     # The check forbids `os`, so that data sets may be in cloud buckets; DICOM folders are local.
     MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
 

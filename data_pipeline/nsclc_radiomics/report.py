@@ -15,7 +15,8 @@ PAPER_TABLE_2 = {"train": (260, 4296, 26951), "test": (40, 848, 3630)}
 """Split: (patients, slices with tumour, slices without). The paper's validation patients count as training ones."""
 
 PATIENT_COLUMNS = ("patient", "split", "slices", "tumour", "contours", "voxels", "mask mm³", "polygons mm³")
-"""On the CT's own grid: slices, those with tumour, contours used of all, tumour voxels and volume, polygons' volume."""
+"""On the CT's own grid: slices, those with tumour, contours used of all (or what else holds the mask),
+tumour voxels and volume, polygons' volume."""
 
 
 def write_report(account: Account, folder: Path) -> None:
@@ -34,7 +35,6 @@ def table_2(account: Account) -> dict[str, dict[str, int]]:
             "patients": len(entries),
             "tumour_slices": tumour,
             "other_slices": sum(one.slices for one in entries) - tumour,
-            "patches": sum(one.patches for one in entries),
         }
     return rows
 
@@ -42,8 +42,8 @@ def table_2(account: Account) -> dict[str, dict[str, int]]:
 def report_markdown(account: Account) -> str:
     """The account as Markdown tables: Table 2 beside the paper's, every patient, every rejection."""
     lines = [
-        "| split | patients | slices with tumour | slices without | patches | paper: patients / with / without |",
-        "|---|--:|--:|--:|--:|---|",
+        "| split | patients | slices with tumour | slices without | paper: patients / with / without |",
+        "|---|--:|--:|--:|---|",
     ]
     for split, row in table_2(account).items():
         paper = " / ".join(map(str, PAPER_TABLE_2[split])) if split in PAPER_TABLE_2 else ""
@@ -89,10 +89,10 @@ def patient_rows(account: Account) -> list[tuple[str, ...]]:
             split_of[name],
             str(entry.slices),
             str(entry.tumour_slices),
-            f"{entry.contours.used} of {entry.contours.total}",
+            f"{entry.contours.used} of {entry.contours.total}" if entry.contours.total else entry.mask_source,
             str(entry.contours.mask_voxels),
             f"{entry.contours.mask_volume_mm3:.0f}",
-            f"{entry.contours.polygon_volume_mm3:.0f}",
+            f"{entry.contours.polygon_volume_mm3:.0f}" if entry.contours.total else "",
         )
         for name, entry in account.patients.items()
     ]

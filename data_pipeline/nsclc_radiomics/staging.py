@@ -17,14 +17,14 @@ import numpy as np
 from rich.progress import Progress
 
 from data_pipeline.account import PatientEntry, from_json
-from data_pipeline.dicom.discovery import CTSeries
+from data_pipeline.beam import for_each
 from data_pipeline.errors import InputError
-from data_pipeline.files import disk_faults
+from data_pipeline.formats.scans import Scan
 from data_pipeline.preprocessing.fingerprints import Fingerprint
 from data_pipeline.preprocessing.patches import PATCH_DEPTH, patch_starts
 from data_pipeline.preprocessing.patient import PreparedPatient, prepare_patient
 from data_pipeline.processes import worker_pool
-from data_pipeline.settings import DatasetSettings
+from data_pipeline.settings import DatasetSettings, PatchSelection
 
 Example = tuple[int, dict[str, Any]]
 """A key that orders the data set, and the features."""
@@ -47,7 +47,7 @@ class Job:
     number: int
     name: str
     person: str
-    series: CTSeries
+    series: Scan
 
     def staged(self, staging: Path) -> Path:
         return staging / f"{self.number:05d}.npz"
@@ -75,38 +75,40 @@ def stage(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
     """Reads one patient and stores its arrays in the folder; the entry holds their digest.
 
     Raises:
-        InputError: the arrays cannot be stored.
+        OSError: the arrays cannot be stored, as on a full disk.
     """
     try:
         prepared = prepare_patient(job.series, settings)
     except InputError as error:
         return Staged(None, _fault(error, job.series))
+    except MemoryError:
+        return Staged(None, Fault("not enough memory to read it; use fewer --workers"))
     except Exception as error:  # one patient must not end the others; the message may quote the file
         return Staged(None, Fault(f"cannot be read ({type(error).__name__}); its files may be damaged"))
-    return Staged(_store(prepared, job.staged(staging), settings), fingerprint=prepared.fingerprint)
+    return Staged(_store(prepared, job.staged(staging)), fingerprint=prepared.fingerprint)
 
 
-def _fault(error: InputError, series: CTSeries) -> Fault:
+def _fault(error: InputError, series: Scan) -> Fault:
     reason, path = error.reason, error.path
     # A message made without the field begins with a path that we know.
-    for known in {one for file in (*series.files, *series.rtstructs) for one in (file, file.parent)}:
+    for known in {one for file in (*series.files, *series.mask_files) for one in (file, file.parent)}:
         if reason.startswith(f"{known}: "):
             reason, path = reason.removeprefix(f"{known}: "), known
     return Fault(reason, None if path is None else str(path), error.quoted)
 
 
-def _store(prepared: PreparedPatient, path: Path, settings: DatasetSettings) -> PatientEntry:
+def _store(prepared: PreparedPatient, path: Path) -> PatientEntry:
     arrays = {
         "image": prepared.image,
         "mask": prepared.mask.astype(np.uint8),
         "ct_mask": prepared.ct_mask.astype(np.uint8),
         "spacing_mm": np.asarray(prepared.spacing_mm, np.float32),
-        "starts": patch_starts(np.asarray(prepared.mask.any(axis=(1, 2))), settings.selection),
     }
-    with disk_faults(path.parent):
-        np.savez(path, **arrays)
+    np.savez(path, **arrays)
+    # They follow from the mask, but with them the digest is that of a data set that stores these patches.
+    arrays["starts"] = patch_starts(prepared.record.holds_tumour, "tumour_run")
     record = {field.name: getattr(prepared.record, field.name) for field in fields(prepared.record)}
-    return PatientEntry(**record, patches=len(arrays["starts"]), examples_sha256=_digest(arrays))
+    return PatientEntry(**record, examples_sha256=_digest(arrays), fingerprint=str(prepared.fingerprint))
 
 
 def stage_in_processes(
@@ -154,30 +156,9 @@ def _stage_alone(job: Job, settings: DatasetSettings, staging: Path) -> Staged:
 def stage_in_beam(
     jobs: Sequence[Job], settings: DatasetSettings, staging: Path, options: Sequence[str]
 ) -> list[Staged]:
-    """`stage` of every job by an Apache Beam pipeline with these options (such as `--runner=FlinkRunner`)."""
-    import apache_beam as beam  # pyright: ignore[reportMissingImports]
-
-    with beam.Pipeline(options=pipeline_options(options)) as pipeline:
-        _ = (
-            pipeline
-            | beam.Create(list(jobs))
-            | beam.Reshuffle()  # else one worker would read them all
-            | beam.Map(_stage_to_file, settings, staging)
-        )
+    """`stage` of every job by an Apache Beam pipeline with these options (such as `runner=FlinkRunner`)."""
+    for_each(jobs, options, _stage_to_file, settings, staging)
     return [from_json(Staged, json.loads(_result_file(job, staging).read_text(encoding="utf-8"))) for job in jobs]
-
-
-def pipeline_options(options: Sequence[str]) -> Any:
-    """Options of a Beam pipeline, each anew: a pipeline may change its own.
-
-    Raises:
-        InputError: Beam is not installed.
-    """
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("Apache Beam is not installed; install the extra: pip install '.[beam]'") from error
-    return PipelineOptions(list(options))
 
 
 def _stage_to_file(job: Job, settings: DatasetSettings, staging: Path) -> None:
@@ -189,30 +170,40 @@ def _result_file(job: Job, staging: Path) -> Path:
     return job.staged(staging).with_suffix(".json")
 
 
+def slices(job: Job, staging: Path) -> Iterator[Example]:
+    """An example for each slice of a patient."""
+    return _parts(job, staging, depth=1)
+
+
+def patches(job: Job, staging: Path, selection: PatchSelection) -> Iterator[Example]:
+    """An example for each selected patch of a patient."""
+    return _parts(job, staging, PATCH_DEPTH, selection)
+
+
+def _parts(job: Job, staging: Path, depth: int, selection: PatchSelection = "all") -> Iterator[Example]:
+    with np.load(job.staged(staging)) as staged:
+        image, mask, spacing_mm = (staged[key] for key in ("image", "mask", "spacing_mm"))
+    for start in patch_starts(mask.any(axis=(1, 2)), selection, depth).tolist():
+        arrays = {
+            "image": image[start : start + depth],
+            "mask": mask[start : start + depth],
+            "ct_mask": np.zeros((0, 0, 0), np.uint8),
+            "spacing_mm": spacing_mm,
+        }
+        yield job.number * KEYS_PER_PATIENT + start, {"patient": job.name, "start": start} | arrays
+
+
 def whole_patient(job: Job, staging: Path) -> Iterator[Example]:
     """The one example of a whole patient."""
     with np.load(job.staged(staging)) as staged:
-        arrays = {key: staged[key] for key in staged if key != "starts"}
-    yield job.number * KEYS_PER_PATIENT, {"patient": job.name, "start": 0} | arrays
+        yield job.number * KEYS_PER_PATIENT, {"patient": job.name, "start": 0} | dict(staged)
 
 
-def patches(job: Job, staging: Path) -> Iterator[Example]:
-    """An example for each patch of a patient."""
+def ct_mask(job: Job, staging: Path) -> Iterator[Example]:
+    """The one example of a patient whose slices are examples of their own: its mask on the CT's grid."""
     with np.load(job.staged(staging)) as staged:
-        image, mask, spacing_mm, starts = (staged[key] for key in ("image", "mask", "spacing_mm", "starts"))
-    for start in starts.tolist():
-        slices = slice(start, start + PATCH_DEPTH)
-        yield (
-            job.number * KEYS_PER_PATIENT + start,
-            {
-                "patient": job.name,
-                "start": start,
-                "image": image[slices],
-                "mask": mask[slices],
-                "ct_mask": np.zeros((0, 0, 0), np.uint8),
-                "spacing_mm": spacing_mm,
-            },
-        )
+        arrays = dict(staged) | {name: staged[name][:0] for name in ("image", "mask")}
+    yield job.number * KEYS_PER_PATIENT, {"patient": job.name, "start": 0} | arrays
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

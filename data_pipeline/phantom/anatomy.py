@@ -69,7 +69,7 @@ class Anatomy:
 
     @property
     def spine_y(self) -> float:
-        """y of the vertebral bodies' centers (mm)."""
+        """y of the vertebral bodies' centres (mm)."""
         return 0.62 * self.cavity[1]
 
 
@@ -91,7 +91,7 @@ def _smooth_union(surfaces: list[np.ndarray], blend: float) -> np.ndarray:
 
 
 def _reach(x: np.ndarray, y: np.ndarray, half_width: float, half_depth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from the center, and that of a superellipse's rim in the same direction (mm)."""
+    """Distance from the centre, and that of a superellipse's rim in the same direction (mm)."""
     across, deep = np.square(x / half_width), np.square(y / half_depth)
     radius = np.sqrt(np.square(x) + np.square(y)) + np.float32(1e-3)
     return radius, radius / np.sqrt(np.sqrt(np.square(across) + np.square(deep) + across * deep) + np.float32(1e-9))
@@ -146,8 +146,15 @@ class Sections:
 
     def lungs(self, z: float | np.ndarray) -> np.ndarray:
         """Surface of both lungs: the cavity without mediastinum, heart and everything below the diaphragm."""
-        beside = np.maximum(self.cavity(z), -np.minimum(self._medial, self.heart(z)))
-        return np.maximum(beside, 0.75 * (self._floor - z))
+        return np.maximum(np.maximum(self.cavity(z), -self.mediastinum(z)), self.diaphragm(z))
+
+    def mediastinum(self, z: float | np.ndarray) -> np.ndarray:
+        """Surface of the mediastinum with heart, spine and what is behind it."""
+        return np.minimum(self._medial, self.heart(z))
+
+    def diaphragm(self, z: float | np.ndarray) -> np.ndarray:
+        """Surface of the diaphragm: negative above it."""
+        return 0.75 * (self._floor - z)
 
     @cached_property
     def _skin(self) -> Plane:
@@ -240,7 +247,7 @@ def tube_coverage(tubes: Capsules, x: np.ndarray, y: np.ndarray, z: float, edge:
 
     Args:
         tubes: see `Capsules`.
-        x, y: evenly spaced pixel centers along a row and down a column (mm).
+        x, y: evenly spaced pixel centres along a row and down a column (mm).
         z: of the plane (mm).
         edge: width of an edge (mm).
 

@@ -1,9 +1,12 @@
 """Phantom patients: seeded synthetic thoraxes with analytic tumours, written as DICOM CT and RTSTRUCT.
 
 The tumour of a phantom is a known surface, so that contours, masks, volumes and scores can be checked against exact
-values, and the demo and the tests need no data of patients.
+values, and the demo and the tests need no data of patients. At the level `easy` the tumours have 20 to 50 mm and are in
+the lungs; at the level `realistic` there are nodules from 5 mm, masses at the hilum, in the mediastinum, at the
+diaphragm and the chest wall, cavities, and look-alikes without a contour.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +22,12 @@ from skimage.measure import find_contours
 
 from data_pipeline.errors import InputError
 from data_pipeline.phantom.anatomy import AIR, Anatomy, Plane, Sections, coverage
+from data_pipeline.phantom.easy import draw_tumours
+from data_pipeline.phantom.finding import Finding, plane_points
+from data_pipeline.phantom.realistic import draw_findings
 from data_pipeline.phantom.study import Contour, Grid, Roi, write_study
-from data_pipeline.phantom.tumour import Tumour, draw_tumours, plane_points
 from data_pipeline.phantom.vessels import draw_anatomy
+from data_pipeline.settings import PhantomLevel
 
 SLICES = (40, 120)
 SLICE_SPACINGS_MM = (2.0, 2.5, 3.0, 4.0, 5.0)
@@ -32,10 +38,11 @@ class Phantom:
     """An analytic patient.
 
     Attributes:
-        seed, number: of the cohort, and of the patient in it; they determine all the rest.
+        seed, number, level: of the cohort, of the patient in it, and of both; they determine all the rest.
         grid: geometry of the CT series.
         anatomy: the healthy thorax.
         tumours: one or more, all of them `GTV-1`.
+        lookalikes: what resembles a tumour and has no contour.
         noise: standard deviation (HU).
         instance_numbers: of the slices from foot to head.
         bits_stored: 12 or 16.
@@ -43,9 +50,11 @@ class Phantom:
 
     seed: int
     number: int
+    level: PhantomLevel
     grid: Grid
     anatomy: Anatomy
-    tumours: tuple[Tumour, ...]
+    tumours: tuple[Finding, ...]
+    lookalikes: tuple[Finding, ...]
     noise: float
     instance_numbers: tuple[int, ...]
     bits_stored: int
@@ -57,7 +66,12 @@ class Phantom:
 
 
 def draw_phantom(
-    seed: int, *, number: int = 1, slices: int | tuple[int, int] | None = None, matrix: int = 512
+    seed: int,
+    *,
+    number: int = 1,
+    slices: int | tuple[int, int] | None = None,
+    matrix: int = 512,
+    level: PhantomLevel = "easy",
 ) -> Phantom:
     """Draw one patient.
 
@@ -66,6 +80,7 @@ def draw_phantom(
         number: of the patient in the cohort, from 1; it names the patient.
         slices: how many, or between which numbers (inclusive) to draw how many; 40 to 120 by default.
         matrix: rows and columns. The field of view does not depend on it, so that small ones are quick previews.
+        level: kinds of tumours and look-alikes.
 
     Raises:
         ValueError: fewer than 8 slices.
@@ -76,7 +91,8 @@ def draw_phantom(
     rng = np.random.default_rng((seed, number))
     count = int(rng.integers(fewest, most + 1))
     field_of_view = int(rng.integers(360, 501))
-    anatomy = draw_anatomy(rng, field_of_view)
+    # At the level `realistic` nodules of that size are tumours.
+    anatomy = draw_anatomy(rng, field_of_view, nodules=6 if level == "easy" else 0)
     # A scan covers most of the chest if the number of slices allows it.
     gap = rng.choice([s for s in SLICE_SPACINGS_MM if 150 <= s * count <= 300] or [_nearest_spacing(count)])
     pixel, extent = field_of_view / matrix, gap * (count - 1)
@@ -90,13 +106,19 @@ def draw_phantom(
     numbers = np.arange(1, count + 1)
     order = rng.integers(3)
     numbers = (numbers, numbers[::-1], rng.permutation(numbers))[order]
-    tumours, spicules = draw_tumours(rng, anatomy, grid.z)
+    lookalikes = []
+    if level == "easy":
+        tumours, spicules = draw_tumours(rng, anatomy, grid.z)
+    else:
+        tumours, lookalikes, spicules = draw_findings(rng, anatomy, grid.z, number)
     return Phantom(
         seed=seed,
         number=number,
+        level=level,
         grid=grid,
         anatomy=replace(anatomy, soft=np.concatenate([anatomy.soft, spicules])),
         tumours=tuple(tumours),
+        lookalikes=tuple(lookalikes),
         noise=rng.uniform(10, 20),
         instance_numbers=tuple(numbers.tolist()),
         bits_stored=int(rng.choice([12, 16])),
@@ -123,8 +145,8 @@ def hounsfield_slices(phantom: Phantom) -> Iterator[Int16[np.ndarray, "rows colu
         image = AIR + phantom.noise * _noise(noise, grid)
         for z in grid.z[index] + np.array([-gap, gap]) / 4:
             plane = sections.hounsfield(float(z), texture)
-            for tumour in phantom.tumours:
-                _paint_tumour(plane, tumour, body, float(z), texture, sections.edge)
+            for finding in (*phantom.lookalikes, *phantom.tumours):
+                _paint_finding(plane, finding, body, float(z), texture, sections)
             image[rows, columns] += (plane - AIR) / 2
         yield np.clip(np.rint(image), -1024, 3071).astype(np.int16)
 
@@ -135,7 +157,7 @@ def hounsfield(phantom: Phantom) -> Int16[np.ndarray, "slices rows columns"]:
 
 
 def tumour_mask(phantom: Phantom) -> Bool[np.ndarray, "slices rows columns"]:
-    """Voxels whose center is inside a tumour."""
+    """Voxels whose centre is inside a tumour."""
     grid = phantom.grid
     mask = np.zeros(grid.shape, bool)
     for tumour in phantom.tumours:
@@ -147,7 +169,7 @@ def tumour_mask(phantom: Phantom) -> Bool[np.ndarray, "slices rows columns"]:
 
 def tumour_volume_mm3(phantom: Phantom) -> float:
     """Volume inside the analytic surfaces, exact to about 1e-6."""
-    return float(sum(tumour.surface(64)[1].sum() for tumour in phantom.tumours))
+    return float(sum(tumour.volume_mm3 for tumour in phantom.tumours))
 
 
 def tumour_contours(phantom: Phantom) -> list[Contour]:
@@ -155,24 +177,55 @@ def tumour_contours(phantom: Phantom) -> list[Contour]:
     return [
         Contour(index, points)
         for tumour in phantom.tumours
+        for step in [min(1.0, tumour.diameter_mm / 12)]
         for index, z in enumerate(phantom.grid.z)
-        for points in tumour.section(float(z))
+        for points in tumour.section(float(z), step)
     ]
 
 
-def _box(tumour: Tumour, grid: Grid, margin: float = 0.0) -> tuple[slice, slice]:
+def truth(phantom: Phantom) -> dict[str, object]:
+    """What `truth.json` holds: seed, number and level, and kind, place and size of each tumour and look-alike."""
+
+    def described(findings: Iterable[Finding]) -> list[dict[str, object]]:
+        return [
+            {
+                "kind": finding.kind,
+                "centre_mm": finding.centre.round(2).tolist(),
+                "diameter_mm": round(finding.diameter_mm, 2),
+                "volume_mm3": round(finding.volume_mm3, 2),
+            }
+            for finding in findings
+        ]
+
+    return {
+        "seed": phantom.seed,
+        "number": phantom.number,
+        "level": phantom.level,
+        "tumours": described(phantom.tumours),
+        "lookalikes": described(phantom.lookalikes),
+    }
+
+
+def _box(tumour: Finding, grid: Grid, margin: float = 0.0) -> tuple[slice, slice]:
     """Rows and columns around a tumour."""
     reach, (x, y, _) = tumour.reach + margin, tumour.centre
     rows = slice(*np.searchsorted(grid.y, [y - reach, y + reach]))
     return rows, slice(*np.searchsorted(grid.x, [x - reach, x + reach]))
 
 
-def _paint_tumour(image: Plane, tumour: Tumour, grid: Grid, z: float, texture: Plane, edge: float) -> None:
-    if abs(z - tumour.centre[2]) > tumour.reach + edge:
+def _paint_finding(image: Plane, finding: Finding, grid: Grid, z: float, texture: Plane, sections: Sections) -> None:
+    edge = sections.edge
+    if abs(z - finding.centre[2]) > finding.reach + edge:
         return
-    rows, columns = _box(tumour, grid, edge)
-    cover = coverage(tumour.level(plane_points(grid.x[columns], grid.y[rows], z)), edge).astype(np.float32)
-    image[rows, columns] += cover * (tumour.hounsfield + 5 * texture[rows, columns] - image[rows, columns])
+    rows, columns = _box(finding, grid, edge)
+    points, part = plane_points(grid.x[columns], grid.y[rows], z), image[rows, columns]
+    cover = coverage(finding.level(points), edge).astype(np.float32)
+    if finding.kind == "atelectasis":  # collapsed lung ends at the pleura
+        cover *= coverage(sections.lungs(z)[rows, columns], edge)
+    part += cover * (finding.hounsfield + 5 * texture[rows, columns] - part)
+    if finding.cavity:
+        hollow = coverage(finding.level(points, finding.cavity), edge).astype(np.float32)
+        part += hollow * (AIR - part)
 
 
 def _textures(phantom: Phantom, grid: Grid) -> Iterator[Plane]:
@@ -201,7 +254,8 @@ def _noise(rng: np.random.Generator, grid: Grid) -> Plane:
 def write_phantom(phantom: Phantom, output: Path) -> Path:
     """Write a patient's CT series and RTSTRUCT into `output`/PHANTOM-<number>/<StudyUID>/<SeriesUID>/.
 
-    The folder appears only when it is complete.
+    `truth.json` beside them names the kind, place (DICOM patient coordinates) and size of each finding. The folder
+    appears only when it is complete.
 
     Returns:
         The patient's folder.
@@ -213,19 +267,20 @@ def write_phantom(phantom: Phantom, output: Path) -> Path:
     if target.exists():
         raise InputError("already exists; remove it, or choose another output folder", path=target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    grid = phantom.grid
+    grid, level = phantom.grid, "" if phantom.level == "easy" else f" {phantom.level}"
     with TemporaryDirectory(prefix=f".{phantom.name}-", dir=target.parent) as temporary:
         draft = Path(temporary) / phantom.name
         write_study(
             draft,
             patient=phantom.name,
-            entropy=f"rdunet-jax phantom {phantom.seed} {phantom.number} {grid}",
+            entropy=f"rdunet-jax phantom {phantom.seed} {phantom.number} {grid}{level}",
             grid=grid,
             slices=hounsfield_slices(phantom),
             instance_numbers=phantom.instance_numbers,
             bits_stored=phantom.bits_stored,
             rois=_rois(phantom),
         )
+        (draft / "truth.json").write_text(json.dumps(truth(phantom), indent=1) + "\n")
         draft.rename(target)
     return target
 
@@ -261,18 +316,19 @@ def write_phantoms(
     seed: int = 0,
     slices: int | tuple[int, int] | None = None,
     matrix: int = 512,
+    level: PhantomLevel = "easy",
     workers: int = 2,
     on_patient: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write PHANTOM-001 … PHANTOM-<count> under `output`.
 
-    Patient i depends on `seed` and i only, not on `count` or `workers`.
+    Patient i depends on `seed`, `level` and i only, not on `count` or `workers`.
 
     Args:
         output: folder, made if it does not exist.
         count: patients.
         seed: of the cohort.
-        slices, matrix: see `draw_phantom`.
+        slices, matrix, level: see `draw_phantom`.
         workers: processes; 1 works in this one.
         on_patient: called with each patient's folder when it is complete.
 
@@ -282,7 +338,8 @@ def write_phantoms(
     Raises:
         InputError: a patient's folder exists already.
     """
-    write = partial(_write_number, output=Path(output), seed=seed, slices=slices, matrix=matrix)
+    draw = partial(draw_phantom, seed, slices=slices, matrix=matrix, level=level)
+    write = partial(_write_number, draw=draw, output=Path(output))
     if workers == 1:
         return _announce(map(write, range(1, count + 1)), on_patient)
     # Forking is unsafe once JAX has started its threads.
@@ -299,5 +356,5 @@ def _announce(folders: Iterable[Path], on_patient: Callable[[Path], None] | None
     return done
 
 
-def _write_number(number: int, *, output: Path, seed: int, slices: int | tuple[int, int] | None, matrix: int) -> Path:
-    return write_phantom(draw_phantom(seed, number=number, slices=slices, matrix=matrix), output)
+def _write_number(number: int, *, draw: Callable[..., Phantom], output: Path) -> Path:
+    return write_phantom(draw(number=number), output)

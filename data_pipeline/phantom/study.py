@@ -28,7 +28,7 @@ class Grid:
     Attributes:
         shape: slices, rows, columns.
         spacing_mm: between slices, between rows, between columns.
-        origin_mm: x, y, z of the center of the lowest slice's first pixel (ImagePositionPatient, PS3.3 C.7.6.2.1.1).
+        origin_mm: x, y, z of the centre of the lowest slice's first pixel (ImagePositionPatient, PS3.3 C.7.6.2.1.1).
     """
 
     shape: tuple[int, int, int]
@@ -37,12 +37,12 @@ class Grid:
 
     @property
     def x(self) -> Float[np.ndarray, "columns"]:
-        """x of the columns' centers (mm, float32)."""
+        """x of the columns' centres (mm, float32)."""
         return (self.origin_mm[0] + self.spacing_mm[2] * np.arange(self.shape[2])).astype(np.float32)
 
     @property
     def y(self) -> Float[np.ndarray, "rows"]:
-        """y of the rows' centers (mm, float32)."""
+        """y of the rows' centres (mm, float32)."""
         return (self.origin_mm[1] + self.spacing_mm[1] * np.arange(self.shape[1])).astype(np.float32)
 
     @property

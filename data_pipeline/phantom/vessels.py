@@ -10,8 +10,14 @@ from data_pipeline.phantom.anatomy import Anatomy, Capsules, Sections
 Points = Float[np.ndarray, "points 3"]
 
 
-def draw_anatomy(rng: np.random.Generator, field_of_view: float) -> Anatomy:
-    """Draw a thorax that fits into a square picture of `field_of_view` mm."""
+def draw_anatomy(rng: np.random.Generator, field_of_view: float, nodules: int = 6) -> Anatomy:
+    """Draw a thorax that fits into a square picture of `field_of_view` mm.
+
+    Args:
+        rng: source of randomness.
+        field_of_view: in mm.
+        nodules: of soft tissue and under 9 mm, that are no tumours.
+    """
     half_width = min(rng.uniform(0.41, 0.455) * field_of_view, 205)
     half_depth = half_width * rng.uniform(0.64, 0.72)
     fat = rng.uniform(0.05, 0.12) * half_width
@@ -37,7 +43,7 @@ def draw_anatomy(rng: np.random.Generator, field_of_view: float) -> Anatomy:
     )
     airways = _airways(rng, anatomy)
     walls = airways + np.array([0, 0, 0, 1.2] * 2, np.float32)
-    soft = np.concatenate([_great_vessels(anatomy), walls, _lung_vessels(rng, anatomy), _decoys(rng, anatomy)])
+    soft = np.concatenate([_great_vessels(anatomy), walls, _lung_vessels(rng, anatomy), _decoys(rng, anatomy, nodules)])
     return replace(anatomy, soft=soft, air=airways, bone=_bones(anatomy))
 
 
@@ -151,11 +157,11 @@ def _lung_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
     return np.concatenate(trees)
 
 
-def _decoys(rng: np.random.Generator, anatomy: Anatomy) -> Capsules:
+def _decoys(rng: np.random.Generator, anatomy: Anatomy, nodules: int) -> Capsules:
     """Dense structures in a lung that are no tumour: nodules under 9 mm, scars, plaques along the pleura."""
     points, depth = lung_points(rng, anatomy, 3000)
     tubes = []
-    for i in rng.choice(np.flatnonzero(depth > 8), 6):
+    for i in rng.choice(np.flatnonzero(depth > 8), nodules):
         tubes.append(chain(points[[i, i]], np.full(2, rng.uniform(1.8, 4.2))))
     for i in rng.choice(np.flatnonzero(depth < 6), 4):
         scar = points[i] + np.array([[0, 0, 0], rng.normal(0, 14, 3)])

@@ -1,6 +1,6 @@
 """Finds one person under two Patient IDs: by bit-equal slices or contours, which two persons never share.
 
-Collections overlap (the IBSI phantom is a crop of LUNG1-002), and anonymizers give one person several IDs. Where the
+Collections overlap (the IBSI phantom is a crop of LUNG1-002), and anonymisers give one person several IDs. Where the
 copies get into different parts of a split, a network is tested on a patient that it was trained on.
 """
 
@@ -29,6 +29,10 @@ class Fingerprint:
 
     slices: tuple[str, ...]
     contours: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """All hashes, separated by blanks: what a data set and a run store of a patient."""
+        return " ".join(dict.fromkeys(self.slices + self.contours))
 
 
 def fingerprint(hounsfield: Int16[np.ndarray, "depth height width"], contours: Sequence[Contour]) -> Fingerprint:

@@ -1,4 +1,4 @@
-"""Which runs of consecutive slices become training patches."""
+"""Which runs of consecutive slices are training patches."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -11,7 +11,7 @@ PATCH_DEPTH = 8
 def patch_starts(
     tumour_slices: Bool[np.ndarray, " depth"], selection: PatchSelection, patch_depth: int = PATCH_DEPTH
 ) -> Int[np.ndarray, " patches"]:
-    """First slices of a patient's training patches, at stride 1.
+    """First slices of a patient's patches, at stride 1.
 
     Args:
         tumour_slices: which slices hold tumour.
@@ -33,5 +33,12 @@ def patch_starts(
         start = min(first, last_start)
         return np.arange(start, max(last - patch_depth + 1, start) + 1)
     starts = np.arange(last_start + 1)
+    return starts[hold_tumour(tumour_slices, starts, patch_depth)]
+
+
+def hold_tumour(
+    tumour_slices: Bool[np.ndarray, " depth"], starts: Int[np.ndarray, " patches"], patch_depth: int
+) -> Bool[np.ndarray, " patches"]:
+    """Which of the patches with these first slices hold at least one tumour slice."""
     counts = np.concatenate(([0], np.cumsum(tumour_slices)))
-    return starts[counts[starts + patch_depth] > counts[starts]]
+    return counts[starts + patch_depth] > counts[starts]

@@ -73,9 +73,9 @@ PICTURES = {
         [
             ("DICOM file", "dicom/discovery"),
             ("Hounsfield units", "dicom/volume, by position"),
-            ("gray values", "preprocessing/intensity"),
+            ("grey values", "preprocessing/intensity"),
             ("network's grid", "preprocessing/network_grid"),
-            ("patch of 8 slices", "preprocessing/patches"),
+            ("patch of 8 slices", "data_pipeline/sampling"),
             ("network", "rdunet_jax/networks"),
             ("CT's own grid", "inference/postprocessing"),
             ("NIfTI, SEG, RTSTRUCT", "export"),

@@ -9,6 +9,7 @@
     python -m experiments.benchmarks.bench growth
     python -m experiments.benchmarks.bench prepare
     python -m experiments.benchmarks.bench quick        # `make bench`
+    python -m experiments.benchmarks.bench all --device gpu --output build/gpu.json
 
 Every contestant has its own process and the same number of threads. Contestants run in turn, because the speed of a
 machine drifts; ratios are of medians. All have the same weights and input and must give the same result, otherwise
@@ -33,6 +34,7 @@ from typing import Literal
 import numpy as np
 
 from experiments.benchmarks.case import Case
+from experiments.benchmarks.device_suite import every
 from experiments.benchmarks.growth import AXES, Axis, cases_of, fit
 from experiments.benchmarks.plots import plot_growth
 from experiments.benchmarks.quick import quick
@@ -153,10 +155,10 @@ def patient(settings: Settings = _SETTINGS, ct: Path | None = None, slices: int 
         ct: Folder with the DICOM files of one CT (default: a phantom).
         slices: Number of its slices to use, from the middle.
     """
-    from experiments.benchmarks.patients import gray_volume
+    from experiments.benchmarks.patients import grey_volume
 
     with prepared(settings.case("patient")) as case:
-        np.save(Path(case.folder) / "volume.npy", gray_volume(ct, slices, settings.size))
+        np.save(Path(case.folder) / "volume.npy", grey_volume(ct, slices, settings.size))
         results = compete(settings, case, warm_up=False)
         windows = slices - case.depth + 1
         flops = case.forward_flops() / case.batch * windows
@@ -268,6 +270,7 @@ COMMANDS = {
     "memory": memory,
     "growth": growth,
     "quick": quick,
+    "all": every,
 }
 
 

@@ -46,7 +46,7 @@ class Case:
             return [file[f"arr_{index}"] for index in range(len(file.files))]
 
     def volume(self) -> np.ndarray:
-        """Gray values of the patient, uint8 (slices, size, size)."""
+        """Grey values of the patient, uint8 (slices, size, size)."""
         return np.load(Path(self.folder) / "volume.npy")
 
     def patches(self) -> tuple[np.ndarray, np.ndarray]:
@@ -84,5 +84,5 @@ class Case:
 
 
 def unchanged(image: Any) -> Any:
-    """The gray conversion of images that are normalized already: none."""
+    """The grey conversion of images that are normalised already: none."""
     return image

@@ -36,7 +36,7 @@ def ours(case: Case) -> Program:
 
     order_for_memory()
     config = model_config("keras", dropout=0.0, **case.network())
-    model, variables = create_model(config), jax.device_put(_flax_variables(case.weights(), config))
+    model, variables = create_model(config), jax.device_put(flax_variables(case.weights(), config))
     images, masks = case.patches()
     if case.task == "predict":
         predict = jax.jit(jax.vmap(network_predictor(model, unchanged), in_axes=(None, 0)))
@@ -177,7 +177,7 @@ def write_weights(case: Case) -> None:
     np.savez(Path(case.folder) / "weights.npz", *weights)
 
 
-def _flax_variables(weights: list[np.ndarray], config: Any) -> Any:
+def flax_variables(weights: list[np.ndarray], config: Any) -> Any:
     from rdunet_jax.networks.keras_files import KerasLayer
     from rdunet_jax.networks.keras_weights import from_keras, network_layers
 
@@ -194,6 +194,8 @@ def _peak_memory() -> int:
     """Peak memory until now in bytes: of the GPU if the program runs on one, else of the process."""
     if "tensorflow" in sys.modules and sys.modules["tensorflow"].config.list_physical_devices("GPU"):
         return sys.modules["tensorflow"].config.experimental.get_memory_info("GPU:0")["peak"]
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        return sys.modules["torch"].cuda.max_memory_allocated()
     if "jax" in sys.modules and (found := sys.modules["jax"].devices()[0].memory_stats()):
         return found["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -18,7 +18,7 @@ SLICES = (60, 120, 300, 600)
 
 
 def cases_of(case: Case, axis: Axis) -> dict[int, Case]:
-    """Cases by the value of the axis: patients of noise, as the gray values do not change the time."""
+    """Cases by the value of the axis: patients of noise, as the grey values do not change the time."""
     sizes = (case.size // 2, case.size, 2 * case.size)
     values = {"slices": SLICES, "windows": (1, 2, 4, 8), "pixels": sizes, "patients": (1, 2, 4, 8)}[axis]
     return {value: _one(case, axis, value) for value in values}

@@ -6,7 +6,7 @@ from unittest import mock
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.startup import program_of
 from rdunet_jax.networks.models import model_config
-from rdunet_jax.networks.summary import summarize
+from rdunet_jax.networks.summary import summarise
 
 
 def planned_bytes(case: Case, **changes: Any) -> int:
@@ -31,4 +31,4 @@ def kept_bytes(case: Case, **changes: Any) -> float:
     Rematerialization shows here but not in the plan for a CPU, where XLA merges the repeated computations again.
     """
     config = model_config("keras", **case.network(), **changes)
-    return summarize(config, case.size, case.size, batch=case.batch).activation_mb * 1e6
+    return summarise(config, case.size, case.size, batch=case.batch).activation_mb * 1e6

@@ -1,4 +1,4 @@
-"""Gray values of a patient on the network's grid, as `rdunet prepare` stores them."""
+"""Grey values of a patient on the network's grid, as `rdunet prepare` stores them."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.phantom.phantom import draw_phantom, hounsfield
-from data_pipeline.preprocessing.intensity import background, to_gray
+from data_pipeline.preprocessing.intensity import background, to_grey
 from data_pipeline.preprocessing.network_grid import to_network_grid
 
 
-def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "slices size size"]:
+def grey_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "slices size size"]:
     """The middle `slices` slices of a CT, or of a phantom if `ct` is None.
 
     Raises:
@@ -29,5 +29,5 @@ def gray_volume(ct: Path | None, slices: int, size: int) -> UInt8[np.ndarray, "s
     first = (len(volume) - slices) // 2
     if first < 0:
         raise InputError(f"{ct or 'the phantom'}: has {len(volume)} slices; --slices must not be larger")
-    gray = to_gray(volume[first : first + slices], "slice_minmax")
-    return to_network_grid(gray, size, background("slice_minmax"))
+    grey = to_grey(volume[first : first + slices], "slice_minmax")
+    return to_network_grid(grey, size, background("slice_minmax"))

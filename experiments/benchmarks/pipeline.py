@@ -9,7 +9,7 @@
 `rasterise` needs a separate environment, because rt-utils installs a package `tests` that would hide this project's.
 
 Programs that are compared run in turn, because the speed of a machine drifts; ratios are of medians. Expected on 2
-cores: rasterization more than 3 times as fast as the faster library, reading within 1.15 of the time of pydicom's
+cores: rasterisation more than 3 times as fast as the faster library, reading within 1.15 of the time of pydicom's
 decoding, time per patient and memory of `prepare` independent of the number of patients.
 """
 

@@ -49,7 +49,8 @@ def machine() -> dict[str, str | int]:
     cpu, cores = fields.get("model name", platform.processor()), os.cpu_count() or 0
     flags = fields.get("flags", "").split()
     vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
-    words = f"{cpu} {vectors.replace('-', '')} {cores} cores"
+    named = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b", "", cpu)
+    words = f"{named} {vectors.replace('-', '')} {cores} cores"
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-"),
         "cpu": cpu,

@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """Keras' ConvLSTM2D over the depth axis with Keras 2's hard sigmoid, then batch normalization."""
+    """Keras' ConvLSTM2D over the depth axis with Keras 2's hard sigmoid, then batch normalisation."""
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ConvLSTM(nn.Module):
 
 
 class RecurrentDenseUNet(nn.Module):
-    """Gray patches (batch, 1, depth, height, width) to logits of the same shape, without dropout."""
+    """Grey patches (batch, 1, depth, height, width) to logits of the same shape, without dropout."""
 
     def __init__(self, widths: Sequence[int], recurrent_width: int, recurrent_layers: int) -> None:
         super().__init__()
@@ -119,8 +119,9 @@ class RecurrentDenseUNet(nn.Module):
 
 
 def program(case: Case) -> Program:
-    """Prediction or training step, as a contestant."""
+    """Prediction or training step, as a contestant, on the GPU if there is one."""
     torch.set_num_threads(case.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     network = RecurrentDenseUNet(tuple(case.widths), case.recurrent_width, case.recurrent_layers)
     network.load_keras(case.weights())
     for convert, layout in (
@@ -128,8 +129,11 @@ def program(case: Case) -> Program:
         (nn.utils.convert_conv3d_weight_memory_format, torch.channels_last_3d),
     ):
         network = convert(network, layout)
+    network = network.to(device)
     images, masks = (
-        torch.from_numpy(array.transpose(0, 4, 1, 2, 3).astype(np.float32)).to(memory_format=torch.channels_last_3d)
+        torch.from_numpy(array.transpose(0, 4, 1, 2, 3).astype(np.float32)).to(
+            device, memory_format=torch.channels_last_3d
+        )
         for array in case.patches()
     )
     if case.task == "predict":
@@ -137,7 +141,7 @@ def program(case: Case) -> Program:
 
         def predict() -> np.ndarray:
             with torch.inference_mode():
-                return torch.sigmoid(network(images)).numpy().transpose(0, 2, 3, 4, 1)
+                return torch.sigmoid(network(images)).cpu().numpy().transpose(0, 2, 3, 4, 1)
 
         return predict
     if case.task != "train":
@@ -149,7 +153,7 @@ def program(case: Case) -> Program:
         loss = functional.binary_cross_entropy_with_logits(network(images), masks)
         loss.backward()
         optimizer.step()
-        return loss.detach().numpy()
+        return loss.detach().cpu().numpy()
 
     return step
 

@@ -1,7 +1,7 @@
 """Steps that several experiments share: a data set of phantoms, and a network that is trained and scored once."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,24 +9,35 @@ from rich.console import Console
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_folder
 from data_pipeline.loading import Dataset
-from data_pipeline.settings import DatasetSettings, PrepareOptions
-from rdunet_jax.config import EvaluateOptions, Protocol
+from data_pipeline.settings import DatasetSettings, PhantomLevel, PrepareOptions
+from rdunet_jax.config import Protocol
 from rdunet_jax.errors import RunError
+from rdunet_jax.options import EvaluateOptions
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.scoring.protocols import Summary
+from rdunet_jax.workflows import train_and_score as workflow
 from rdunet_jax.workflows.demo import show_phantoms_written
 from rdunet_jax.workflows.evaluate import evaluate_network, evaluation_folder
 from rdunet_jax.workflows.prepare import prepare_source
-from rdunet_jax.workflows.train import train_network
+
+_OPTIONS = EvaluateOptions()
 
 
 def phantom_dataset(
-    folder: Path, settings: DatasetSettings, count: int, slices: tuple[int, int], console: Console
+    folder: Path,
+    settings: DatasetSettings,
+    count: int,
+    slices: tuple[int, int],
+    console: Console,
+    level: PhantomLevel = "easy",
+    keep_ids: bool = True,
 ) -> Dataset:
     """The data set of `count` phantoms in `folder/data`; made from `folder/dicom` if it is not there yet.
 
     Args:
         slices: fewest and most slices of a phantom.
+        level: of the phantoms.
+        keep_ids: name them PHANTOM-001 and so on; otherwise by pseudonyms with the key in `folder`.
     """
     dicom, data_dir = folder / "dicom", folder / "data"
     try:
@@ -35,8 +46,9 @@ def phantom_dataset(
         pass
     if not dicom.exists():
         with atomic_folder(dicom) as unfinished:
-            show_phantoms_written(unfinished, count, slices, console)
-    prepare_source(dicom, data_dir, settings, console, PrepareOptions(keep_ids=True))
+            show_phantoms_written(unfinished, count, slices, console, level=level)
+    options = PrepareOptions(keep_ids=keep_ids, key=None if keep_ids else folder / "key")
+    prepare_source(dicom, data_dir, settings, console, options)
     return Dataset(data_dir)
 
 
@@ -46,30 +58,30 @@ def train_and_score(
     run: RunConfig,
     console: Console,
     protocols: tuple[Protocol, ...] = ("paper",),
-    html: bool = False,
+    options: EvaluateOptions = _OPTIONS,
+    init_from: Path | None = None,
 ) -> dict[Protocol, Summary]:
     """Summaries of a network's scores on the test patients. What is done already is not done again.
 
     Args:
         workdir: folder of the run.
-        html: also write `page.html` of each evaluation.
+        options: of the evaluations, except their protocol.
+        init_from: see `train_network`.
 
     Raises:
         RunError: the folder holds a run with other settings or on another data set.
     """
     require_same(data, workdir, run)
-    if len(read_summaries(workdir, protocols)) < len(protocols):
-        train_network(data, workdir, run.model, run.train, run.inference, console)
-    return score(data, workdir, console, protocols, html)
+    scorings = {evaluation_folder(workdir, "test", one): replace(options, protocol=one) for one in protocols}
+    workflow.train_and_score(data, workdir, run, console, scorings, init_from)
+    return read_summaries(workdir, protocols)
 
 
-def score(
-    data: Dataset, workdir: Path, console: Console, protocols: tuple[Protocol, ...], html: bool = False
-) -> dict[Protocol, Summary]:
+def score(data: Dataset, workdir: Path, console: Console, protocols: tuple[Protocol, ...]) -> dict[Protocol, Summary]:
     """Scores a trained network on the test patients by those protocols that it is not scored by yet."""
     for protocol in protocols:
         if protocol not in read_summaries(workdir, protocols):
-            evaluate_network(data, workdir, console, EvaluateOptions(protocol=protocol, html=html))
+            evaluate_network(data, workdir, console, replace(_OPTIONS, protocol=protocol))
     return read_summaries(workdir, protocols)
 
 
@@ -77,9 +89,8 @@ def read_summaries(workdir: Path, protocols: tuple[Protocol, ...]) -> dict[Proto
     """The summaries of the test patients, by those protocols that a run was scored by."""
     summaries: dict[Protocol, Summary] = {}
     for protocol in protocols:
-        path = evaluation_folder(workdir, "test", protocol) / "summary.json"
-        if path.exists():
-            summaries[protocol] = json.loads(path.read_text())
+        if summary := workflow.read_summary(evaluation_folder(workdir, "test", protocol)):
+            summaries[protocol] = summary
     return summaries
 
 

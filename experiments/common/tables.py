@@ -1,4 +1,4 @@
-"""Tables of the experiments as CSV and as Markdown."""
+"""Tables of the experiments as CSV."""
 
 import csv
 import io
@@ -17,9 +17,3 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_whole(path, text.getvalue())
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
-    """A table in Markdown: the first `names` columns aligned left, the others right."""
-    rule = ["---"] * names + ["--:"] * (len(header) - names)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import atomic_path
+from data_pipeline.settings import plane_shape
 from experiments.common import script
 from experiments.keras_baseline.network import keras, recurrent_dense_unet, zero_initial_weights
-from rdunet_jax.config import ModelConfig
+from rdunet_jax.config import ImageSize, ModelConfig
 from rdunet_jax.networks.keras_weights import Variables, to_keras
 from rdunet_jax.runs.workdir import load_trained
 
 
-def keras_model(config: ModelConfig, size: int, variables: Variables) -> keras.Model:
-    """The Keras model of a network of the `keras` family with our weights, for slices of `size` x `size` pixels."""
+def keras_model(config: ModelConfig, image_size: ImageSize, variables: Variables) -> keras.Model:
+    """The Keras model of a network of the `keras` family with our weights, for slices of that size."""
     with zero_initial_weights():
         model = recurrent_dense_unet(
-            size,
-            size,
+            *plane_shape(image_size),
             config.patch_depth,
             widths=config.widths,
             recurrent_width=config.recurrent_width,

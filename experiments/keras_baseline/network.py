@@ -56,7 +56,7 @@ def recurrent_dense_unet(
     gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid",
     dropout: float = 0.1,
 ) -> keras.Model:
-    """The network from gray patches (batch, height, width, depth, 1) to probabilities of the same shape.
+    """The network from grey patches (batch, height, width, depth, 1) to probabilities of the same shape.
 
     Args:
         height, width, depth: of a patch; height and width divisible by 2 to the number of widths.

@@ -3,7 +3,7 @@
     python -m experiments.paper.figure2_data --output build/paper --data-dir data     # or --smoke
 
 Eight training patients, evenly spaced in the sorted list of names. Each panel shows the slice with the most tumour, in
-the gray values and at the resolution that the network sees, with the outline of the reference on the CT's own grid.
+the grey values and at the resolution that the network sees, with the outline of the reference on the CT's own grid.
 Expect tumours from a few millimeters to a large part of a lung. Costs one to two minutes for reading 260 patients, with
 --smoke half a minute for the phantoms.
 """
@@ -21,13 +21,13 @@ from matplotlib.patheffects import withStroke
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.preprocessing.intensity import normalise
-from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
+from data_pipeline.settings import PREDICTION_COLOUR, REFERENCE_COLOUR
 from experiments.paper.numbers import Picture
 from experiments.paper.runs import Experiments, make_alone, run_script
 from rdunet_jax.inference.postprocessing import to_ct_grid
 
 PATIENTS, COLUMNS = 8, 4
-REFERENCE, PREDICTION = REFERENCE_COLOR, PREDICTION_COLOR
+REFERENCE, PREDICTION = REFERENCE_COLOUR, PREDICTION_COLOUR
 RIM = (withStroke(linewidth=2, foreground="black"),)
 
 
@@ -41,14 +41,14 @@ def largest_slice(example: PatientExample) -> int:
     return int(example.ct_mask.sum(axis=(1, 2)).argmax())
 
 
-def gray_slice(data: Dataset, example: PatientExample, index: int) -> np.ndarray:
-    """A slice as the network sees it, gray values 0 to 1, resized to the CT's (height, width)."""
-    gray = np.asarray(normalise(example.image[index : index + 1], data.intensity), np.float32)
-    return to_ct_grid(gray, *example.ct_mask.shape[1:])[0]
+def grey_slice(data: Dataset, example: PatientExample, index: int) -> np.ndarray:
+    """A slice as the network sees it, grey values 0 to 1, resized to the CT's (height, width)."""
+    grey = np.asarray(normalise(example.image[index : index + 1], data.intensity), np.float32)
+    return to_ct_grid(grey, *example.ct_mask.shape[1:])[0]
 
 
-def show_slice(axes: Axes, gray: np.ndarray, spacing_mm: tuple[float, ...], label: str) -> None:
-    axes.imshow(gray, cmap="gray", vmin=0, vmax=1, aspect=spacing_mm[1] / spacing_mm[2])
+def show_slice(axes: Axes, grey: np.ndarray, spacing_mm: tuple[float, ...], label: str) -> None:
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, aspect=spacing_mm[1] / spacing_mm[2])
     axes.set_axis_off()
     write_in(axes, label)
 
@@ -63,8 +63,8 @@ def outline(axes: Axes, mask: np.ndarray, color: str, width: float = 1.5) -> Non
         axes.contour(mask, [0.5], colors=color, linewidths=width)
 
 
-def legend(figure: Figure, colors: dict[str, str]) -> None:
-    handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
+def legend(figure: Figure, colours: dict[str, str]) -> None:
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, labelcolor="white", fontsize=9)
 
 
@@ -80,7 +80,7 @@ def make(experiments: Experiments) -> Picture:
     for axes, example in zip(grid.flat, examples, strict=False):
         index = largest_slice(example)
         label = f"{example.name}, slice {index + 1} of {len(example.image)}"
-        show_slice(axes, gray_slice(data, example, index), example.spacing_mm, label)
+        show_slice(axes, grey_slice(data, example, index), example.spacing_mm, label)
         outline(axes, example.ct_mask[index], REFERENCE)
     figure.text(0.008, 0.99, "Training patients: the slice with most tumour", color="white", fontsize=11, va="top")
     legend(figure, {"reference": REFERENCE})

@@ -5,7 +5,7 @@
 Four test patients, evenly spaced in the sorted list of names, so not chosen by their scores. Each row shows the slice
 with the most tumour, cropped around it, with one panel and the slice's Dice for each network. Masks come from the
 probabilities that the evaluation stored, with each run's own threshold and dilation. Trains those of the seven networks
-that are not trained yet: see `table3_baselines.py`. Expect the outlines of the proposed network closest to the
+that are not trained yet: see `table3.toml`. Expect the outlines of the proposed network closest to the
 reference. Costs a minute in addition to the training.
 """
 
@@ -20,7 +20,7 @@ from data_pipeline.loading import PatientExample
 from experiments.paper.figure2_data import (
     PREDICTION,
     REFERENCE,
-    gray_slice,
+    grey_slice,
     largest_slice,
     legend,
     outline,
@@ -36,7 +36,8 @@ from rdunet_jax.workflows.prediction import ct_mask
 from rdunet_jax.workflows.stored_probabilities import StoredProbabilities
 
 PATIENTS = 4
-NETWORKS = [*(name for name in TABLE_3 if name not in TABLE_4), *TABLE_4]
+NETWORKS = {**dict.fromkeys(TABLE_3, "table3"), **dict.fromkeys(TABLE_4, "table4")}
+"""Variant: the table whose file has it."""
 SHORT = {"3D-DenseUNet with recurrent block": "3D-DenseUNet\nwith recurrent block"}
 MARGIN_MM = 40
 """Distance from the edge of the tumour to the edge of a panel."""
@@ -46,8 +47,8 @@ def make(experiments: Experiments) -> Picture:
     data = experiments.data
     examples = spread_patients(data, "test", PATIENTS)
     predictions = {}
-    for name in NETWORKS:
-        if experiments.summaries(name) is not None:
+    for name, table in NETWORKS.items():
+        if experiments.summaries(table, name) is not None:
             found = experiments.attempt(f"pictures of {name}", lambda name=name: _predict(experiments, name, examples))
             if found is not None:
                 predictions[name] = found
@@ -62,8 +63,8 @@ def make(experiments: Experiments) -> Picture:
         index = largest_slice(example)
         truth = example.ct_mask[index]
         rows, places = _surroundings(truth, example.spacing_mm)
-        gray = gray_slice(data, example, index)[rows, places]
-        show_slice(panels[0], gray, example.spacing_mm, f"{example.name}\nslice {index + 1}")
+        grey = grey_slice(data, example, index)[rows, places]
+        show_slice(panels[0], grey, example.spacing_mm, f"{example.name}\nslice {index + 1}")
         outline(panels[0], truth[rows, places], REFERENCE)
         for axes, name in zip(panels[1:], NETWORKS, strict=True):
             if name not in predictions:
@@ -72,7 +73,7 @@ def make(experiments: Experiments) -> Picture:
                 continue
             prediction = predictions[name][row]
             dice = score_slices(prediction[np.newaxis], truth[np.newaxis]).dice[0]
-            show_slice(axes, gray, example.spacing_mm, f"Dice {dice:.2f}")
+            show_slice(axes, grey, example.spacing_mm, f"Dice {dice:.2f}")
             outline(axes, truth[rows, places], REFERENCE, width=2.2)
             outline(axes, prediction[rows, places], PREDICTION, width=1.2)
     for axes, name in zip(grid[0], ["reference", *NETWORKS], strict=True):
@@ -91,10 +92,10 @@ def _predict(
     experiments: Experiments, name: str, examples: list[PatientExample]
 ) -> list[Bool[np.ndarray, "height width"]]:
     """A network's mask of the slice shown of each patient, from its stored probabilities."""
-    workdir = experiments.workdir(name)
+    workdir = experiments.workdir(NETWORKS[name], name)
     network = load_trained(workdir)
     stored = StoredProbabilities(experiments.data, workdir, "test", network)
-    masks = (ct_mask(stored[one], one.ct_mask.shape, network.config.inference) for one in examples)
+    masks = (ct_mask(stored[one], one, network.config.inference) for one in examples)
     return [mask[largest_slice(one)] for mask, one in zip(masks, examples, strict=True)]
 
 

@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_pipeline.files import atomic_path, write_whole
-from experiments.common.tables import markdown, write_csv
+from experiments.common.tables import write_csv
+from rdunet_jax.workflows.display import markdown
 
 Cell = float | int | None
 """A score or a count; None if it was not published or not run."""

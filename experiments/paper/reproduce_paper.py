@@ -17,43 +17,32 @@ if not __package__:
 
 import json
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from types import ModuleType
+from pathlib import Path
 
-from experiments.paper import (
-    augmentation_ablation,
-    figure2_data,
-    figure3_predictions,
-    table2_dataset,
-    table3_baselines,
-    table4_architectures,
-    table5_losses,
-    table6_postprocessing,
-)
+from experiments.paper import figure2_data, figure3_predictions, table2_dataset
 from experiments.paper.numbers import Result
-from experiments.paper.runs import RUNS, SMOKE, Experiments, run_script
+from experiments.paper.runs import SMOKE, Experiments, run_script
+from experiments.paper.tables import TABLES
 from rdunet_jax.files import write_whole
 from rdunet_jax.runs.manifest import environment
 
-STAGES: tuple[ModuleType, ...] = (
-    table2_dataset,
-    figure2_data,
-    table3_baselines,
-    table4_architectures,
-    table5_losses,
-    table6_postprocessing,
-    figure3_predictions,
-    augmentation_ablation,
-)
+STAGES: dict[str, Callable[[Experiments], Result]] = {
+    "table2_dataset": table2_dataset.make,
+    "figure2_data": figure2_data.make,
+    **{f"tables {table.name}": table.make for table in TABLES},
+    "figure3_predictions": figure3_predictions.make,
+}
+"""In the order of the report: the module and subcommand that makes a part alone, and its function."""
 
 
 def main(experiments: Experiments) -> list[str]:
     """Makes all tables and figures; returns the names of what is missing."""
     output = experiments.settings.output
-    results: dict[ModuleType, Result] = {}
-    for stage in STAGES:
-        name = stage.__name__.rpartition(".")[2]
-        result = experiments.attempt(name, lambda stage=stage: stage.make(experiments))
+    results: dict[str, Result] = {}
+    for stage, make in STAGES.items():
+        result = experiments.attempt(stage, lambda make=make: make(experiments))
         if result is not None:
             result.write(output)
             results[stage] = result
@@ -64,7 +53,7 @@ def main(experiments: Experiments) -> list[str]:
     return missing
 
 
-def report(experiments: Experiments, results: dict[ModuleType, Result], missing: list[str]) -> str:
+def report(experiments: Experiments, results: dict[str, Result], missing: list[str]) -> str:
     """The report in Markdown; its first line names the data."""
     lines = [_first_line(experiments), ""]
     if missing:
@@ -83,7 +72,7 @@ def report(experiments: Experiments, results: dict[ModuleType, Result], missing:
     ]
     for stage, result in results.items():
         lines += [f"## {result.title}", "", result.reading, "", result.markdown()]
-        lines += [f"`python -m {stage.__name__} {_flags(experiments)}`", ""]
+        lines += [f"`python -m experiments.paper.{stage} {_flags(experiments)}`", ""]
     lines += ["## How to make it again", "", f"`python -m experiments.paper.reproduce_paper {_flags(experiments)}`", ""]
     return "\n".join([*lines, *_machine(), "", *_trainings(experiments)]) + "\n"
 
@@ -93,8 +82,9 @@ def _first_line(experiments: Experiments) -> str:
     if not experiments.settings.smoke:
         return f"Numbers of the {which}."
     return (
-        f"These are PHANTOMS, not patients: {SMOKE.patients} synthetic scans at {SMOKE.image_size} pixels, narrow "
-        f"networks, {SMOKE.steps} steps each; they show that everything runs, not how good a network is ({which})."
+        f"These are PHANTOMS, not patients: {SMOKE.patients} synthetic scans (level easy) at {SMOKE.image_size} "
+        f"pixels, narrow networks, {SMOKE.steps} steps each; they show that everything runs, not how good a network is "
+        f"({which})."
     )
 
 
@@ -116,8 +106,12 @@ def _machine() -> list[str]:
 def _trainings(experiments: Experiments) -> list[str]:
     """What was trained and how long it took, including compilation, from the manifests of the runs."""
     lines = ["| run | network | loss | augmentation | time to train |", "|---|---|---|---|--:|"]
-    for name in RUNS:
-        path = experiments.workdir(name) / "manifest.json"
+    runs: dict[Path, str] = {}
+    for table in TABLES:
+        for name in experiments.variants(table.name):
+            runs.setdefault(experiments.workdir(table.name, name), name)
+    for workdir, name in runs.items():
+        path = workdir / "manifest.json"
         if not path.exists():
             continue
         manifest = json.loads(path.read_text())

@@ -1,12 +1,12 @@
 """The networks behind the paper's tables. Each is trained and scored once, even if several tables need it.
 
-Full size: the paper's recipe, networks at full width, a data set that `rdunet prepare` made. With `--smoke`: phantoms
-of the size in `SMOKE`, networks with a quarter of the features (an eighth in the bottleneck), and a higher learning
-rate.
+Full size: the settings of the files beside this one, on a data set that `rdunet prepare` made. With `--smoke`: phantoms
+of the size in `SMOKE`, networks with a quarter of the features (an eighth in the bottleneck), few steps, and a higher
+learning rate.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,37 +20,21 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
 from experiments.common import script
-from experiments.common.steps import phantom_dataset, train_and_score
-from experiments.paper.numbers import DICE_AND_SLICES, PROPOSED, Cells, Result, Row, Table
-from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, ModelConfig, Protocol, TrainConfig
+from experiments.common.steps import phantom_dataset
+from experiments.paper.numbers import Result
+from rdunet_jax.config import ModelConfig, Protocol
 from rdunet_jax.errors import RunError
-from rdunet_jax.networks.models import model_config
-from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.options import ExperimentOptions
 from rdunet_jax.scoring.protocols import Summary
+from rdunet_jax.workflows.experiment_file import Training, Variant, read_experiment
+from rdunet_jax.workflows.experiment_plan import Plan
+from rdunet_jax.workflows.train_and_score import read_summary
 
 T = TypeVar("T")
-PAPER = RECIPES["paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("paper", "authors_code")
-
-RUNS: dict[str, tuple[str, TrainConfig]] = {
-    PROPOSED: ("paper", PAPER),
-    "2D-UNet": ("2d-unet", PAPER),
-    "2D-LungNet": ("2d-lungnet", PAPER),
-    "3D-LungNet": ("3d-lungnet", PAPER),
-    "3D-UNet": ("3d-unet", PAPER),
-    "3D-DenseUNet": ("3d-denseunet", PAPER),
-    "3D-DenseUNet with recurrent block": ("3d-denseunet-recurrent", PAPER),
-    **{
-        f"Tversky {alpha}": ("paper", replace(PAPER, loss="tversky", tversky_alpha=alpha))
-        for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)
-    },
-    "focal": ("paper", replace(PAPER, loss="focal")),
-    "IoU": ("paper", replace(PAPER, loss="iou")),
-    "no augmentation": ("paper", replace(PAPER, augmentation=())),
-    **{f"{name} alone": ("paper", replace(PAPER, augmentation=(name,))) for name in PAPER_AUGMENTATION},
-    "authors_code augmentation": ("paper", replace(PAPER, augmentation=("authors_code",))),
-}
-"""Name: network and recipe."""
+FOLDER = Path(__file__).parent
+"""Of the files of settings."""
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,14 @@ class Smoke:
     def dataset(self) -> DatasetSettings:
         """Of 20 phantoms 15 are for training, 1 for validation, 4 for testing."""
         return DatasetSettings("hu_window", self.image_size, test_share=1 / 5, validation_share=1 / 16)
+
+    def training(self, training: Training) -> Training:
+        """A narrow network, and few steps."""
+        recipe = replace(
+            training.recipe, learning_rate=self.learning_rate, epochs=1, steps_per_epoch=self.steps, validation="none"
+        )
+        # a window as in training: one program less to compile
+        return Training(narrow(training.network), recipe, replace(training.inference, window_batch=1))
 
 
 SMOKE = Smoke()
@@ -86,12 +78,14 @@ class Settings:
 
 @dataclass
 class Experiments:
-    """Runs by name, their data set, and what failed."""
+    """The runs of all tables, their data set, and what failed."""
 
     settings: Settings
     console: Console
     failures: dict[str, str] = field(default_factory=dict)
     """What failed: the error message."""
+    _plans: dict[str, Plan] = field(default_factory=dict)
+    _failed: set[Path] = field(default_factory=set)
 
     @cached_property
     def data(self) -> Dataset:
@@ -101,33 +95,49 @@ class Experiments:
         folder = self.settings.output / "phantoms"
         return phantom_dataset(folder, SMOKE.dataset, SMOKE.patients, SMOKE.slices, self.console)
 
-    def workdir(self, name: str) -> Path:
-        return self.settings.output / "runs" / name.lower().replace(" ", "-")
+    def plan(self, table: str) -> Plan:
+        """The runs of a table's file, by the name of the table."""
+        if table not in self._plans:
+            places = ExperimentOptions(self.data.folder, output=self.settings.output)
+            experiment = read_experiment(FOLDER / f"{table}.toml", places)
+            if self.settings.smoke:
+                small = [replace(one, training=SMOKE.training(one.training)) for one in experiment.variants]
+                experiment = replace(experiment, variants=tuple(small))
+            self._plans[table] = Plan(experiment, self.data)
+        return self._plans[table]
 
-    def config(self, name: str) -> RunConfig:
-        """All settings of a run."""
-        network, recipe = RUNS[name]
-        model, inference = model_config(network), InferenceConfig()
-        if self.settings.smoke:
-            model = narrow(model)
-            recipe = replace(
-                recipe, learning_rate=SMOKE.learning_rate, epochs=1, steps_per_epoch=SMOKE.steps, validation="none"
-            )
-            inference = replace(inference, window_batch=1)  # as in training: one program less to compile
-        return RunConfig(model, recipe, inference, self.data.intensity, self.data.image_size)
+    def variants(self, table: str) -> dict[str, Variant]:
+        """The variants of a table's file, by name."""
+        return {one.name: one for one in self.plan(table).experiment.variants}
 
-    def summaries(self, name: str) -> dict[Protocol, Summary] | None:
-        """Scores of a run on the test patients by both protocols, trained first if necessary; None if that fails."""
-        if name in self.failures:
+    def workdir(self, table: str, name: str) -> Path:
+        """The run of a variant."""
+        return self.plan(table).workdir(self.variants(table)[name].training, SEED, None)
+
+    def summaries(self, table: str, name: str) -> dict[Protocol, Summary] | None:
+        """A variant's scores on the test patients by both protocols, trained first if necessary; None if that fails."""
+        workdir = self.workdir(table, name)
+        if workdir in self._failed:
             return None
-        return self.attempt(name, lambda: self._summaries(name))
+        found = self.attempt(name, lambda: self._summaries(table, name))
+        if found is None:
+            self._failed.add(workdir)
+        return found
 
-    def _summaries(self, name: str) -> dict[Protocol, Summary]:
-        self.console.rule(name)
-        try:
-            return train_and_score(self.data, self.workdir(name), self.config(name), self.console, PROTOCOLS)
-        finally:
-            jax.clear_caches()  # the next network uses none of these programs
+    def _summaries(self, table: str, name: str) -> dict[Protocol, Summary]:
+        plan, variant = self.plan(table), self.variants(table)[name]
+        (run,) = replace(plan, experiment=replace(plan.experiment, variants=(variant,))).runs()
+        if not run.is_done:
+            self.console.rule(name)
+            try:
+                plan.execute(run, self.console)
+            finally:
+                jax.clear_caches()  # the next network uses none of these programs
+        summaries: dict[Protocol, Summary] = {}
+        for protocol in PROTOCOLS:
+            if summary := read_summary(plan.scores(variant, protocol, SEED, None)):
+                summaries[protocol] = summary
+        return summaries
 
     def attempt(self, what: str, work: Callable[[], T]) -> T | None:
         """The result of `work`; None if it fails: the error is printed and kept in `failures`."""
@@ -154,45 +164,6 @@ def narrow(model: ModelConfig) -> ModelConfig:
     )
 
 
-CONVENTIONS: dict[Protocol, str] = {"paper": "tumour slices", "authors_code": "Keras code"}
-"""How a protocol averages the Dice, as the tables name it."""
-
-
-def cells_of(summary: Summary | None, protocol: Protocol) -> Cells:
-    """The cells of `DICE_AND_SLICES`; of a run that failed, all empty."""
-    if summary is None:
-        return (None,) * len(DICE_AND_SLICES)
-    over = {"paper": "dice_tumour_slices", "authors_code": "patient_dice"}[protocol]
-    return tuple(
-        summary[n] for n in (f"mean_{over}", f"median_{over}", "false_positive_slices", "false_negative_slices")
-    )
-
-
-def table_of_runs(
-    experiments: Experiments,
-    name: str,
-    title: str,
-    reading: str,
-    published: dict[str, Cells],
-    measures: tuple[str, ...],
-    shared: dict[str, str] | None = None,
-) -> Table:
-    """A table with two rows for each run, one for each protocol.
-
-    Args:
-        published: label of a row, which is the name of a run, to the paper's cells.
-        measures: the first of `DICE_AND_SLICES`.
-        shared: name of the run, for labels that differ from it.
-    """
-    rows = []
-    for label, cells in published.items():
-        summaries = experiments.summaries((shared or {}).get(label, label))
-        for protocol in PROTOCOLS:
-            ours = cells_of((summaries or {}).get(protocol), protocol)[: len(measures)]
-            rows.append(Row((label, CONVENTIONS[protocol]), cells, ours))
-    return Table(name, title, reading, ("name", "Dice over"), measures, rows)
-
-
 def make_alone(make: Callable[[Experiments], Result]) -> Callable[[Experiments], list[str]]:
     """The `main` of a script for one table or figure: makes, writes and prints it."""
 
@@ -205,21 +176,28 @@ def make_alone(make: Callable[[Experiments], Result]) -> Callable[[Experiments],
     return main
 
 
-def run_script(main: Callable[[Experiments], list[str]], description: str | None) -> None:
+def run_script(
+    main: Callable[[Experiments], list[str]] | Mapping[str, Callable[[Experiments], list[str]]], description: str | None
+) -> None:
     """Runs a script of this folder.
 
     Args:
-        main: makes its results and returns the names of what is missing. Then the status is 1.
+        main: makes its results and returns the names of what is missing. Then the status is 1. Several by the names of
+            their subcommands.
         description: for `--help`.
     """
 
-    def start(settings: Settings) -> None:
-        if settings.smoke == (settings.data_dir is not None):
-            raise InputError("give either --data-dir, a data set made by `rdunet prepare`, or --smoke, for phantoms")
-        console = script.make_console()
-        missing = main(Experiments(settings, console))
-        if missing:
-            console.print(f"INCOMPLETE, missing: {'; '.join(missing)}", style="bold red", markup=False)
-            sys.exit(1)
+    def starting(main: Callable[[Experiments], list[str]]) -> Callable[[Settings], None]:
+        def start(settings: Settings) -> None:
+            if settings.smoke == (settings.data_dir is not None):
+                raise InputError("give either --data-dir, a data set of `rdunet prepare`, or --smoke, for phantoms")
+            console = script.make_console()
+            missing = main(Experiments(settings, console))
+            if missing:
+                console.print(f"INCOMPLETE, missing: {'; '.join(missing)}", style="bold red", markup=False)
+                sys.exit(1)
 
-    script.run(start, description)
+        return start
+
+    several = isinstance(main, Mapping)
+    script.run({name: starting(one) for name, one in main.items()} if several else starting(main), description)

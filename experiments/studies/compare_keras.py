@@ -6,7 +6,7 @@
 The baseline is trained by Keras alone: its model, Adam, cross-entropy and `train_on_batch`, on the backend named by
 KERAS_BACKEND (default `jax`; the authors used `tensorflow`). Ours is trained as by `rdunet train --recipe plain`. Both
 use the paper's settings (Adam 1e-4, 0.9, 0.999, 1e-8; batch 2; cross-entropy), without dropout and augmentation, whose
-random numbers differ. So both compute the same function of weights and batches, with batch normalization in training
+random numbers differ. So both compute the same function of weights and batches, with batch normalisation in training
 mode.
 
 The remaining difference is rounding, which Adam amplifies because it divides a gradient by its own size. To show how
@@ -89,7 +89,7 @@ def soft_dice(targets: Any, probabilities: Any) -> Any:
 
 def train_keras(data: Dataset, run: RunConfig, steps: int) -> tuple[keras.Model, Curve]:
     """Trains with Keras from the initial weights of our run, in Keras' default precision."""
-    recipe, shape = run.train, (run.model.patch_depth, run.image_size, run.image_size)
+    recipe, shape = run.train, run.window_shape
     model = keras_model(run.model, run.image_size, create_state(create_model(run.model), recipe, shape).variables)
     model.compile(
         optimizer=keras.optimizers.Adam(recipe.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8),
@@ -97,7 +97,7 @@ def train_keras(data: Dataset, run: RunConfig, steps: int) -> tuple[keras.Model,
         metrics=[soft_dice],
     )
     curve = []
-    for batch in islice(data.batches("train", recipe.batch_size, recipe.seed), steps):
+    for batch in islice(data.batches("train", recipe.batch_size, recipe.seed, sampling=run.sampling), steps):
         images = normalise(batch["image"][..., 0], run.intensity)[..., np.newaxis]
         # (batch, depth, height, width, channels) to Keras' (batch, height, width, depth, channels)
         images, masks = (a.transpose(0, 2, 3, 1, 4).astype(keras.config.floatx()) for a in (images, batch["mask"]))
@@ -206,6 +206,7 @@ def main(settings: Settings) -> None:
         learning_rate=settings.learning_rate,
         epochs=1,
         steps_per_epoch=settings.steps,
+        selection="all" if settings.smoke else RECIPES["plain"].selection,
         validation="none",
     )
     config = RunConfig(network, recipe, INFERENCE, data.intensity, data.image_size)

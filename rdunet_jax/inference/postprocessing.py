@@ -1,19 +1,34 @@
-"""From mean probabilities to a mask: resizing to the CT's grid, threshold, dilation by a disk (paper, section 3.4) or a
-square (the authors' code)."""
+"""From mean probabilities to a mask on the CT's own grid.
 
-from dataclasses import replace
+In this order, each step on the result of the one before:
+
+1. resizing to the CT's grid;
+2. threshold and dilation by a disk (paper, section 3.4) or a square (the authors' code);
+3. holes are filled;
+4. components that do not touch the lungs are removed;
+5. components smaller than a volume are removed;
+6. of those that are left, only the largest is kept.
+
+Steps 3 to 6 are off by default: the paper has none of them.
+"""
+
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int16, Shaped
 from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
 from data_pipeline.preprocessing.network_grid import place_on_canvas
-from rdunet_jax.config import Kernel, PostprocessingConfig, Threshold
+from data_pipeline.preprocessing.spacing import Resampling
+from data_pipeline.settings import plane_shape
+from rdunet_jax.config import ImageSize, Kernel, PostprocessingConfig, Threshold
+from rdunet_jax.inference.components import Components, fill_holes
+from rdunet_jax.inference.lungs import filled_part, find_lungs, near_lungs
 
 BATCH = 16
 """Slices in one call of the compiled programs."""
@@ -24,7 +39,7 @@ _PAPER_THRESHOLD = PostprocessingConfig().threshold
 
 @lru_cache
 def disk_kernel(diameter: int) -> np.ndarray:
-    """Footprint of the pixels within (diameter - 1) / 2 of the center, (diameter, diameter) float32.
+    """Footprint of the pixels within (diameter - 1) / 2 of the centre, (diameter, diameter) float32.
 
     Raises:
         ValueError: the diameter is not an odd number of at least 1.
@@ -86,7 +101,7 @@ def canvas_of(height: int, width: int) -> Canvas:
 
 
 def to_ct_grid(
-    volume: Shaped[np.ndarray, "depth size size"], height: int, width: int
+    volume: Shaped[np.ndarray, "depth rows columns"], height: int, width: int
 ) -> Float32[np.ndarray, "depth height width"]:
     """Values on the network's grid resized bilinearly to the CT's own pixels, without the canvas around them.
 
@@ -100,7 +115,7 @@ def to_ct_grid(
     return resized
 
 
-def postprocess(
+def threshold_and_dilate(
     probabilities: Float[np.ndarray, "depth height width"], postprocessing: PostprocessingConfig
 ) -> Bool[np.ndarray, "depth height width"]:
     """The mask of probabilities on the grid that they have: above the threshold, then dilated.
@@ -118,20 +133,123 @@ def postprocess(
     return mask
 
 
+@dataclass(frozen=True, eq=False)
+class CTGrid:
+    """The CT's own grid, and what post-processing needs to know of the CT.
+
+    Attributes:
+        height, width: rows and columns of a slice.
+        pixel_mm: distance between rows and between columns.
+        slice_mm: thickness of each slice; unevenly spaced slices differ in it.
+        hounsfield: the CT on the network's grid, HU; None if only other grey values are known.
+        voxel_mm: size of the voxels to which the CT was resampled (between rows, columns, slices); None if it was not.
+    """
+
+    height: int
+    width: int
+    pixel_mm: tuple[float, float]
+    slice_mm: Float64[np.ndarray, " depth"]
+    hounsfield: Int16[np.ndarray, "slices rows columns"] | None = None
+    voxel_mm: tuple[float, float, float] | None = None
+
+    @property
+    def voxel_mm3(self) -> Float64[np.ndarray, " depth"]:
+        """Volume of the voxels of each slice."""
+        return self.slice_mm * self.pixel_mm[0] * self.pixel_mm[1]
+
+    def resampling(self, image_size: ImageSize, slices: int | None = None) -> Resampling | None:
+        """How the CT is resampled to a grid of so many rows and columns, and slices if they are known; None if it is
+        not."""
+        if self.voxel_mm is None:
+            return None
+        shape, spacing = (
+            (len(self.slice_mm), self.height, self.width),
+            (float(np.median(self.slice_mm)), *self.pixel_mm),
+        )
+        return Resampling.of(shape, spacing, plane_shape(image_size), self.voxel_mm, slices)
+
+    def values(self, volume: Shaped[np.ndarray, "slices rows columns"]) -> Float32[np.ndarray, "depth height width"]:
+        """Values on the network's grid, interpolated linearly to the CT's own voxels."""
+        resampling = self.resampling(volume.shape[1:], len(volume))
+        return to_ct_grid(volume, self.height, self.width) if resampling is None else resampling.to_ct(volume)
+
+
+class CTPrediction(NamedTuple):
+    """A patient's mask and probabilities on the CT's own grid."""
+
+    mask: Bool[np.ndarray, "depth height width"]
+    probabilities: Float32[np.ndarray, "depth height width"]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of the steps that remove components."""
+
+
 def postprocess_on_ct(
-    probabilities: Float32[np.ndarray, "depth size size"],
-    height: int,
-    width: int,
-    postprocessing: PostprocessingConfig,
-) -> tuple[Bool[np.ndarray, "depth height width"], Float32[np.ndarray, "depth height width"]]:
+    probabilities: Float32[np.ndarray, "slices rows columns"], ct: CTGrid, postprocessing: PostprocessingConfig
+) -> CTPrediction:
     """The mask on the CT's own grid, and the probabilities there.
 
     Resized bilinearly first, then thresholded and dilated, as the authors' code does: the kernel is measured in pixels
     of the CT. The threshold `histogram` is that of the network's grid.
+
+    Raises:
+        ValueError: the mask is to be restricted to the lungs, and the Hounsfield units are not known.
     """
-    on_ct = to_ct_grid(probabilities, height, width)
+    on_ct = ct.values(probabilities)
     number = threshold_of(postprocessing.threshold, probabilities)
-    return postprocess(on_ct, replace(postprocessing, threshold=number)), on_ct
+    mask = threshold_and_dilate(on_ct, replace(postprocessing, threshold=number))
+    mask, notes = clean(mask, ct, postprocessing)
+    return CTPrediction(mask, on_ct, notes)
+
+
+def clean(
+    mask: Bool[np.ndarray, "depth height width"], ct: CTGrid, postprocessing: PostprocessingConfig
+) -> tuple[Bool[np.ndarray, "depth height width"], tuple[str, ...]]:
+    """A mask on the CT's grid with its holes filled and components removed (steps 3 to 6); and notes on it.
+
+    Where no lungs are found, the mask is not restricted to them: a tumour must not be lost to a CT that is unusual.
+
+    Raises:
+        ValueError: the mask is to be restricted to the lungs, and the Hounsfield units are not known.
+    """
+    p = postprocessing
+    if p.fill_holes:
+        mask = fill_holes(mask)
+    if not (p.lungs_only or p.min_component_ml or p.largest_component):
+        return mask, ()
+    notes = []
+    lungs = near_lungs_on_ct(ct) if p.lungs_only else None
+    if p.lungs_only and lungs is None:
+        notes.append("no lungs were found in the CT, so the mask is not restricted to them")
+    components = Components.of(mask, ct.voxel_mm3, lungs)
+    keep = components.kept(p)
+    if not keep.all():
+        lost = f"{(~keep).sum()} of {len(keep)} components ({components.volumes_ml[~keep].sum():.2f} ml)"
+        notes.append(f"post-processing removed {lost}{'' if keep.any() else ', and nothing is left'}")
+        mask = components.mask(keep)
+    return mask, tuple(notes)
+
+
+def near_lungs_on_ct(ct: CTGrid) -> Bool[np.ndarray, "depth height width"] | None:
+    """The voxels of the CT's grid that are in the lungs or touch them; None where no lungs are found.
+
+    They are found on the network's grid, so that `evaluate`, whose data set holds that, and `segment` agree.
+
+    Raises:
+        ValueError: the Hounsfield units are not known.
+    """
+    if ct.hounsfield is None:
+        raise ValueError("the lungs are found by their Hounsfield units, which are not known")
+    (slices, rows, columns), slice_mm = ct.hounsfield.shape, ct.slice_mm
+    resampling = ct.resampling((rows, columns), slices)
+    if resampling is None or ct.voxel_mm is None:
+        side = canvas_of(ct.height, ct.width).side
+        pixel_mm = ct.pixel_mm[0] * (side / rows), ct.pixel_mm[1] * (side / columns)
+        inside = filled_part(ct.height, ct.width, (rows, columns))
+    else:
+        pixel_mm, inside = ct.voxel_mm[:2], resampling.filled
+        slice_mm = np.full(slices, ct.voxel_mm[2])
+    lungs = find_lungs(ct.hounsfield, inside, slice_mm, pixel_mm)
+    return ct.values(near_lungs(lungs, pixel_mm)) >= 0.5 if lungs.any() else None
 
 
 def _filled(block: np.ndarray) -> np.ndarray:
@@ -140,12 +258,12 @@ def _filled(block: np.ndarray) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="canvas")
-def _resize_block(block: Float32[Array, "batch size size"], canvas: Canvas) -> Float32[Array, "batch height width"]:
+def _resize_block(block: Float32[Array, "batch rows columns"], canvas: Canvas) -> Float32[Array, "batch height width"]:
     return jax.image.scale_and_translate(
         block,
         (len(block), canvas.height, canvas.width),
         (1, 2),
-        jnp.full(2, canvas.side / block.shape[-1], jnp.float32),
+        jnp.array([canvas.side / extent for extent in block.shape[1:]], jnp.float32),
         -jnp.array([canvas.top, canvas.left], jnp.float32),
         "linear",
         antialias=False,

@@ -40,14 +40,14 @@ from rdunet_jax.parallel import BATCH_AXIS, make_local_mesh
 
 Window = Shaped[Array, "window height width"]
 Predictor = Callable[[Any, Window], Float[Array, "window height width"]]
-"""(variables, one window of stored gray values) to tumour probabilities."""
+"""(variables, one window of stored grey values) to tumour probabilities."""
 
 
 def network_predictor(model: nn.Module, normalise: Callable[[Array], Array]) -> Predictor:
     """The predictor of a network: normalise a window, run the network, sigmoid of its logits.
 
     Args:
-        normalise: stored gray values to what the network was trained on, window by window.
+        normalise: stored grey values to what the network was trained on, window by window.
     """
 
     def predict(variables: Any, window: Window) -> Float[Array, "window height width"]:
@@ -170,7 +170,7 @@ class SlidingWindow:
         """Mean tumour probability of every slice, in order.
 
         Args:
-            slices: stored gray values of a patient, one slice after the other. If there are fewer than a window holds,
+            slices: stored grey values of a patient, one slice after the other. If there are fewer than a window holds,
                 the last is repeated, and the repetitions are dropped from the result.
             on_windows: called with the number of windows done after every batch.
         """

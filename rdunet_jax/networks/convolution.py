@@ -12,7 +12,9 @@ there a convolution is one of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import flax.linen as nn
@@ -31,6 +33,8 @@ WINOGRAD_CHANNELS = 16
 WINOGRAD_SIDE = 16
 """Smallest side of a plane that is cut into tiles, for the same reason."""
 
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
 bias_init = nn.initializers.zeros_init()
 
 
@@ -44,12 +48,27 @@ def kernel_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) ->
     return jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
+@contextmanager
+def lowered_for(platform: str) -> Iterator[None]:
+    """Networks that are traced inside the block get the lowerings of another platform than this process's.
+
+    Args:
+        platform: JAX's name of it, such as `cuda`; or `onnx`, whose converter takes 2-D convolutions alone.
+    """
+    token = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
 def default_lowering(
     x: Array | jax.ShapeDtypeStruct, kernel: Array | jax.ShapeDtypeStruct, dilation: Sequence[int] = (1, 1, 1)
 ) -> Lowering:
     """The fastest lowering of the backend for this convolution; arguments, or their shapes, as for `convolve`."""
-    if jax.default_backend() != "cpu":
-        return "direct"
+    platform = _PLATFORM.get() or jax.default_backend()
+    if platform != "cpu":
+        return "fold" if platform == "onnx" else "direct"
     suits = (
         kernel.shape[:3] in ((1, 3, 3), (3, 3, 3))
         and set(dilation) == {1}

@@ -1,7 +1,7 @@
 """What the JSON of a Keras model says about its function: compared with a network of ours, or refused by name.
 
 A whole Keras model (`.keras`, or `.h5` of a whole model) holds the settings of every layer and how the layers are
-connected. Settings that a `ModelConfig` also has are taken over (gates, epsilon and momentum of batch normalization,
+connected. Settings that a `ModelConfig` also has are taken over (gates, epsilon and momentum of batch normalisation,
 dropout). All others must be those of our layers, and the layers must be connected as ours are.
 """
 

@@ -4,6 +4,7 @@ Keras 3's `.keras` (a zip with a `.weights.h5` in it) and `.weights.h5`, and the
 whole model), as the authors' `keras==2.1.4` wrote it.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -95,14 +96,13 @@ def write_keras_file(path: Path, layers: Sequence[KerasLayer]) -> None:
     Raises:
         RunError: the path ends in neither.
     """
-    if path.name.endswith(".weights.h5"):
-        with h5py.File(path, "w") as file:
-            _write_keras3(file, layers)
-    elif path.suffix == ".h5":
-        with h5py.File(path, "w") as file:
-            _write_keras2(file, layers)
-    else:
+    if path.suffix != ".h5":
         raise RunError(f"{path}: Keras weights are written to a file called *.weights.h5 (Keras 3) or *.h5 (Keras 2)")
+    write = _write_keras3 if path.name.endswith(".weights.h5") else _write_keras2
+    content = io.BytesIO()  # on a full disk HDF5 ends the process
+    with h5py.File(content, "w") as file:
+        write(file, layers)
+    path.write_bytes(content.getbuffer())
 
 
 def _write_keras3(file: h5py.File, layers: Sequence[KerasLayer]) -> None:

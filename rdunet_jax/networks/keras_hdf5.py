@@ -24,6 +24,8 @@ MOST_BYTES_OF_WEIGHTS = 1 << 29
 MOST_BYTES_OF_CONFIG = 1 << 26
 MOST_OBJECTS = 100_000
 """Groups and data sets of a file."""
+MOST_LEVELS = 50
+"""Groups inside each other; Keras makes less than 10."""
 
 
 @contextmanager
@@ -59,7 +61,8 @@ def read_weights(datasets: Sequence[Any]) -> list[np.ndarray]:
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
             raise RunError(f"{dataset.name}: is not an array of numbers")
         weight = np.asarray(dataset)
-        if weight.dtype.kind == "f" and not np.isfinite(weight).all():
+        # which is false for NaN too; values of float64 may be beyond float32, in which they are used
+        if weight.dtype.kind == "f" and not (np.abs(weight) <= np.finfo(np.float32).max).all():
             raise RunError(f"{dataset.name}: holds values that are not finite")
         weights.append(weight)
     return weights
@@ -92,6 +95,8 @@ def _check_objects(file: h5py.File) -> None:
         for name in group:
             where = f"{group.name.rstrip('/')}/{name}"
             objects += 1
+            if where.count("/") > MOST_LEVELS:
+                raise RunError(f"holds more than {MOST_LEVELS} groups inside each other; it is not a Keras file")
             if objects > MOST_OBJECTS:
                 raise RunError(f"holds more than {MOST_OBJECTS} objects")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):

@@ -7,7 +7,8 @@ The networks' weighted layers are one chain, so the n-th convolution of a file i
 network, whatever the file calls it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from rdunet_jax.config import Gate, ModelConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_config import check_connections, settings_of_file
-from rdunet_jax.networks.keras_files import OTHER, KerasLayer, read_keras_file
+from rdunet_jax.networks.keras_files import OTHER, KerasFile, KerasLayer, read_keras_file
 from rdunet_jax.networks.models import create_model
 
 Variables = dict[str, Any]
@@ -63,10 +64,13 @@ def network_layers(config: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
     Raises:
         RunError: the network has parts that the Keras network has no layer for.
     """
-    if config.bottleneck != "convlstm" or config.norm != "batch" or config.pooling != "spatial":
+    own = config.architecture != "unet" or config.block != "pseudo-dense" or config.hu_windows
+    if own or config.bottleneck != "convlstm" or config.norm != "batch" or config.pooling != "spatial":
         raise RunError(
             f"network {config.name}: Keras files hold ConvLSTM networks with batch normalisation and spatial pooling, "
-            f"and this one has bottleneck={config.bottleneck}, norm={config.norm}, pooling={config.pooling}; "
+            f"and this one has architecture={config.architecture}, block={config.block}, "
+            f"bottleneck={config.bottleneck}, norm={config.norm}, pooling={config.pooling}, "
+            f"hu_windows={' '.join(config.hu_windows) or 'none'}; "
             "use `keras` or `paper`"
         )
     levels = range(1, len(config.widths) + 1)
@@ -161,7 +165,7 @@ def load_keras_weights(path: Path, config: ModelConfig, gate: Gate | None = None
     """
     network_layers(config)  # refuses networks that Keras files cannot hold
     file = read_keras_file(path)
-    try:
+    with _naming(path):
         if file.model is not None:
             config = settings_of_file(file.model, file.version, config)
             if gate not in (None, config.gate):
@@ -173,10 +177,49 @@ def load_keras_weights(path: Path, config: ModelConfig, gate: Gate | None = None
             )
         else:
             config = replace(config, gate=gate)
-        variables = from_keras(file.layers, config)
+        return config, _variables(file, config)
+
+
+def load_keras_network(path: Path, like: ModelConfig) -> tuple[ModelConfig, Variables]:
+    """The network in a Keras file, of whatever widths, and its Flax variables.
+
+    Args:
+        like: a network of its kind. The file's sizes and settings replace its own; where the file holds weights alone,
+            it does not name all settings.
+
+    Raises:
+        RunError: the file cannot be read, or is of another kind of network.
+    """
+    network_layers(like)
+    file = read_keras_file(path)
+    with _naming(path):
+        widths, recurrent = _sizes(file.layers)
+        if not widths or not recurrent:
+            raise RunError(f"has no encoder and bottleneck as network {like.name} has them; give the weights of one")
+        config = replace(
+            like,
+            widths=widths,
+            whole_skips=min(like.whole_skips, len(widths)),
+            recurrent_layers=len(recurrent),
+            recurrent_width=recurrent[0],
+        )
         if file.model is not None:
-            check_connections(file.model, config)
-        return config, variables
+            config = settings_of_file(file.model, file.version, config)
+        return config, _variables(file, config)
+
+
+def _variables(file: KerasFile, config: ModelConfig) -> Variables:
+    variables = from_keras(file.layers, config)
+    if file.model is not None:
+        check_connections(file.model, config)
+    return variables
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors name the file; those of what odd JSON makes of a model become one line."""
+    try:
+        yield
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
@@ -184,11 +227,17 @@ def load_keras_weights(path: Path, config: ModelConfig, gate: Gate | None = None
 
 
 def _advice(layers: Sequence[KerasLayer]) -> str:
-    """What the file seems to hold: of 4n + 1 convolutions the first 2n belong to the encoder's n levels."""
+    """What the file seems to hold."""
+    widths, recurrent = _sizes(layers)
+    return f"it looks like widths {widths}, recurrent layers of {recurrent}; import it with a network of those sizes"
+
+
+def _sizes(layers: Sequence[KerasLayer]) -> tuple[tuple[int, ...], list[int]]:
+    """Features of each level and of each recurrent layer: of 4n + 1 convolutions the first 2n are the encoder's, two a
+    level."""
     convolutions = [layer.weights[1].size for layer in layers if layer.kind == "conv3d"]
     recurrent = [layer.weights[2].size // 4 for layer in layers if layer.kind == "conv_lstm2d"]
-    widths = tuple(convolutions[: len(convolutions) // 2 : 2])
-    return f"it looks like widths {widths}, recurrent layers of {recurrent}; import it with a network of those sizes"
+    return tuple(convolutions[: len(convolutions) // 2 : 2]), recurrent
 
 
 def _smallest(config: ModelConfig) -> tuple[int, int]:

@@ -23,14 +23,22 @@ def make_norm(c: ModelConfig, train: bool) -> ModuleDef:
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's, computed in float32 whatever the input's dtype, which it returns."""
+    """Flax's, computed in float32 whatever the input's dtype, which it returns.
+
+    The variance is the mean of (x - mean)^2, as in Keras. Flax's default, mean(x^2) - mean(x)^2, loses all digits where
+    the mean is some hundred times the standard deviation.
+    """
+
+    use_fast_variance: bool = False
 
     def __call__(self, x: Float[Array, "*space channels"]) -> Float[Array, "*space channels"]:  # pyright: ignore
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Flax's, computed in float32 whatever the input's dtype, which it returns."""
+    """Flax's, computed in float32 whatever the input's dtype, which it returns; its variance as in `BatchNorm`."""
+
+    use_fast_variance: bool = False
 
     def __call__(self, x: Float[Array, "*space channels"]) -> Float[Array, "*space channels"]:  # pyright: ignore
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
@@ -177,7 +185,7 @@ class RecurrentBlock(nn.Module):
         layer: makes a recurrent layer; called as `layer(features, dtype=, name=)`.
         norm: makes a normalisation layer; called with a name.
         layers: how many.
-        normalized: False leaves the normalisations out.
+        normalised: False leaves the normalisations out.
         dtype: what it computes in.
     """
 
@@ -185,7 +193,7 @@ class RecurrentBlock(nn.Module):
     layer: ModuleDef
     norm: ModuleDef
     layers: int = 3
-    normalized: bool = True
+    normalised: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -194,6 +202,6 @@ class RecurrentBlock(nn.Module):
     ) -> Float[Array, "batch depth height width features"]:
         for index in range(1, self.layers + 1):
             x = self.layer(self.features, dtype=self.dtype, name=f"recurrent_{index}")(x)
-            if self.normalized:
+            if self.normalised:
                 x = self.norm(name=f"norm_{index}")(x)
         return x

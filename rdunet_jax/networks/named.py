@@ -7,7 +7,9 @@ import dataclasses
 from typing import Any
 
 from rdunet_jax.config import ModelConfig
-from rdunet_jax.errors import RunError
+from rdunet_jax.registry import MODELS
+
+__all__ = ["KERAS", "MODELS", "PAPER", "model_config"]
 
 # The public Keras code's network; every field's default is its value.
 KERAS = ModelConfig("keras")
@@ -65,30 +67,25 @@ LUNGNET_3D = dataclasses.replace(
 # few channels have none to drop.
 TINY = ModelConfig("tiny", widths=(8, 16, 32), recurrent_width=32, recurrent_layers=1, norm_momentum=0.9, dropout=0.0)
 
-MODELS: dict[str, ModelConfig] = {
-    config.name: config
-    for config in (
-        KERAS,
-        PAPER,
-        UNET_3D,
-        DENSE_UNET_3D,
-        RECURRENT_UNET_3D,
-        UNET_2D,
-        LUNGNET_2D,
-        LUNGNET_3D,
-        TINY,
-    )
-}
+for _config in (
+    KERAS,
+    PAPER,
+    UNET_3D,
+    DENSE_UNET_3D,
+    RECURRENT_UNET_3D,
+    UNET_2D,
+    LUNGNET_2D,
+    LUNGNET_3D,
+    TINY,
+):
+    MODELS.register(_config.name)(_config)
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
     """The named network's config, with fields replaced.
 
     Raises:
-        RunError: there is no network of that name.
-        InputError: a value is outside its range.
+        InputError: there is no network of that name, or a value is outside its range.
         TypeError: there is no field of that name.
     """
-    if name not in MODELS:
-        raise RunError(f"no network is called {name!r}; choose one of {', '.join(MODELS)}")
     return dataclasses.replace(MODELS[name], **overrides)

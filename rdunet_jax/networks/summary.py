@@ -28,7 +28,7 @@ class ModelSummary:
     """(depth, height, width, channels) after each stage, in the order they run."""
 
 
-def summarize(config: ModelConfig, height: int = 256, width: int = 256, batch: int = 1) -> ModelSummary:
+def summarise(config: ModelConfig, height: int = 256, width: int = 256, batch: int = 1) -> ModelSummary:
     """Parameters, arithmetic, memory and shapes of a network on `batch` patches of the config's depth."""
     model = create_model(config)
     x = jax.ShapeDtypeStruct((batch, config.patch_depth, height, width, 1), jnp.float32)
@@ -60,6 +60,14 @@ def summarize(config: ModelConfig, height: int = 256, width: int = 256, batch: i
         activation_mb=(_bytes(jax.eval_shape(kept, variables, x, key)) - weights) / 1e6,
         stages=stages,
     )
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """The `parameters` of a network's summary."""
+    side = 2 * config.size_multiple
+    x = jax.ShapeDtypeStruct((1, config.patch_depth, side, side, 1), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(create_model(config).init, key, x)))
 
 
 def flops(jaxpr: Any) -> float:

@@ -1,4 +1,4 @@
-"""3x3x3 convolution by Winograd's algorithm (Lavin and Gray 2016), F(4x4, 3x3) in plane and F(2, 3) along depth, for
+"""3x3x3 convolution by Winograd's algorithm (Lavin and Grey 2016), F(4x4, 3x3) in plane and F(2, 3) along depth, for
 backends whose matrix product is fast and whose convolution is not.
 
 F(m, r) makes m outputs of an r-tap filter from m + r - 1 products, by the matrices B, G and A of `_matrices`. For an

@@ -4,6 +4,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $$ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+const SCALES = {
+  hu: { title: "Window, HU", level: [-1000, 1000, 10], width: [50, 2500, 10] },
+  grey: { title: "Window, grey values", level: [0, 255, 0.5], width: [1, 255, 1] },
+};
 const HEAT = { low: [180, 40, 120], high: [255, 230, 80], opacity: 0.7 };
 
 let patient = data.patients[0];
@@ -57,12 +61,10 @@ function paint(canvas, plane, colour) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-function gray(code) {
-  let level = code;
-  if (patient.hounsfield) {
-    const [middle, width] = [Number($$("level").value), Number($$("width").value)];
-    level = (255 * (data.hounsfield[code] - middle + width / 2)) / width; // clamped and rounded by the array
-  }
+function grey(code) {
+  const [middle, width] = [Number($$("level").value), Number($$("width").value)];
+  const value = patient.hounsfield ? data.hounsfield[code] : code;
+  const level = (255 * (value - middle + width / 2)) / width; // clamped and rounded by the array
   return [level, level, level, 255];
 }
 
@@ -93,7 +95,7 @@ function outline(mask) {
 }
 
 function paintImage() {
-  if (planes.image) paint($$("image"), planes.image, gray);
+  if (planes.image) paint($$("image"), planes.image, grey);
 }
 
 let asked = 0;
@@ -122,6 +124,20 @@ function showOverlays() {
   $$("probability").hidden = !(patient.probability && $$("show-probability").checked);
 }
 
+/** Ranges and presets of the window: Hounsfield units, or the grey values that are stored. */
+function setScale() {
+  const name = patient.hounsfield ? "hu" : "grey";
+  if ($$("window").dataset.scale === name) return;
+  $$("window").dataset.scale = name;
+  $$("window-title").textContent = SCALES[name].title;
+  for (const id of ["level", "width"]) {
+    const [min, max, step] = SCALES[name][id];
+    Object.assign($$(id), { min, max, step });
+  }
+  for (const button of document.querySelectorAll("[data-level]")) button.hidden = button.dataset.of !== name;
+  preset(0);
+}
+
 function setWindow(level, width) {
   $$("level").value = level;
   $$("width").value = width;
@@ -144,7 +160,7 @@ function probe(event) {
   const at = (plane, u, v) => plane.values[Math.floor(v * plane.height) * plane.width + Math.floor(u * plane.width)];
   if (!planes.image || x < 0 || y < 0 || x >= 1 || y >= 1) return;
   const code = at(planes.image, x, y);
-  const words = [patient.hounsfield ? `about ${Math.round(data.hounsfield[code])} HU` : `gray value ${code}`];
+  const words = [patient.hounsfield ? `about ${Math.round(data.hounsfield[code])} HU` : `grey value ${code}`];
   if (planes.probability) {
     const [top, left, height, width] = patient.crop;
     words.push(`probability ${(at(planes.probability, left + x * width, top + y * height) / 100).toFixed(2)}`);
@@ -192,7 +208,8 @@ function showPatient(index) {
   $$("slice").max = patient.depth;
   $$("truth-label").hidden = !patient.truth;
   $$("probability-label").hidden = !patient.probability;
-  $$("window").hidden = !(patient.hounsfield && patient.image);
+  $$("window").hidden = !patient.image;
+  setScale();
   $$("missing").hidden = Boolean(patient.image);
   ["left-side", "right-side"].forEach((id, index) => ($$(id).textContent = patient.sides?.[index] ?? ""));
   $$("image").hidden = $$("outlines").toggleAttribute("hidden", !patient.image);
@@ -258,7 +275,7 @@ const KEYS = {
   1: () => preset(0), 2: () => preset(1), 3: () => preset(2),
   "?": () => $$("help").showModal(),
 };
-const preset = (index) => document.querySelectorAll("[data-level]")[index].click();
+const preset = (index) => document.querySelectorAll(`[data-of=${$$("window").dataset.scale}]`)[index]?.click();
 
 function onKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || $$("help").open || !Object.hasOwn(KEYS, event.key)) return;
@@ -299,7 +316,6 @@ function start() {
   }
   $$("frame").onpointermove = probe;
   $$("frame").onpointerleave = () => ($$("probe").value = "");
-  preset(0);
   showPatient(0);
   new ResizeObserver(drawStrip).observe($$("bars"));
 }

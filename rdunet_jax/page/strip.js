@@ -1,6 +1,6 @@
 
 /* The strip of all slices: a bar for the Dice of each (or its predicted area, without truth), and two tracks that show
-   which slices hold truth and prediction. Each kind of error has its own symbol, so that nothing depends on color. */
+   which slices hold truth and prediction. Each kind of error has its own symbol, so that nothing depends on colour. */
 
 function drawStrip() {
   const [left, right, top, base] = [28, 4, 7, 74];

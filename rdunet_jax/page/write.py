@@ -6,12 +6,12 @@ hashes, and images that are part of the page, so that no name in the data can ru
 | what          | stored as                                                                                  |
 |---------------|--------------------------------------------------------------------------------------------|
 | image         | a PNG a slice, cropped to the body, at most `side` pixels on a side; HU by `HU_OF_CODE`    |
-| probabilities | a PNG a slice of whole percents, at most `side` pixels on a side                           |
+| probabilities | a PNG a slice of whole percents, at most `side` and 256 pixels on a side                   |
 | masks         | a PNG of one bit a pixel for each slice that is not empty, at full resolution              |
 
-`side` is the largest of `SIDES` at which all patients fit in the page; where even the smallest does not do, patients
-beyond the limit have scores and strip but no slices, and the page says so. Of whole CTs such as LUNG1-001 (134 slices)
-a page holds one at 384 pixels, or nine at 128.
+`side` is the largest of `SIDES` at which all patients fit in the page; the first of them is the CT's own resolution.
+Where even the smallest does not do, patients beyond the limit have scores and strip but no slices, and the page says
+so. LUNG1-001 (134 slices) is shown at 384 pixels: at its own 440, without air, its image alone would take 16.4 MB.
 """
 
 import base64
@@ -31,11 +31,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from PIL import Image
 
-from data_pipeline.settings import PREDICTION_COLOR, REFERENCE_COLOR
+from data_pipeline.settings import PREDICTION_COLOUR, REFERENCE_COLOUR
 from rdunet_jax.files import write_whole
 from rdunet_jax.scoring.slices import score_slices
 
-SIDES: tuple[int, ...] = (384, 256, 192, 128)
+SIDES: tuple[int, ...] = (4096, 512, 384, 256, 192, 128)
+"""No CT is larger than the first; most are 512 x 512."""
 MAX_BYTES = 14_500_000
 """Of the slices of all patients, in base64; script, style and scores are far below the half megabyte that is left."""
 
@@ -45,6 +46,8 @@ _CODES = (0, 100, 225, 255)
 _HU = (-1000, -200, 300, 1500)
 HU_OF_CODE = np.interp(np.arange(256), _CODES, _HU)
 _BODY_HU = -400
+_PROBABILITY_SIDE = 256
+"""Of the networks' own grid; they change too little over a few pixels to be worth more bytes."""
 
 Cell = str | int | float | None
 Table = Sequence[Mapping[str, Cell]]
@@ -61,11 +64,11 @@ class PagePatient:
     name: str
     """Shown as it is: a pseudonym, never an identity."""
     image: Shaped[np.ndarray, "depth rows columns"]
-    """int16 is Hounsfield units; uint8 is stored gray values, which the page shows without window controls."""
+    """int16 is Hounsfield units; uint8 is stored grey values."""
     spacing_mm: tuple[float, float, float]
     """Between slices, rows and columns of the masks."""
     prediction: Bool[np.ndarray, "depth height width"]
-    probabilities: Float32[np.ndarray, "depth size size"] | None = None
+    probabilities: Float32[np.ndarray, "depth grid_rows grid_columns"] | None = None
     truth: Bool[np.ndarray, "depth height width"] | None = None
     scores: Mapping[str, Cell] = field(default_factory=dict)
     """The patient's row in the table of patients; the list of patients shows the first."""
@@ -77,12 +80,16 @@ class Page:
     """A page that takes one patient after the other, so that only one is in memory.
 
     All of `SIDES` that are still possible are kept until `write`, a page's size each, so a patient is read only once.
+
+    Args:
+        finest: pixels on a side beyond which the images hold no more detail.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, finest: int = SIDES[0]) -> None:
+        sides = [finest, *(side for side in SIDES if side < finest)]
         self._heads: list[dict[str, Any]] = []
-        self._slices: dict[int, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        self._used: dict[int, int] = dict.fromkeys(SIDES, 0)
+        self._slices: dict[int, list[dict[str, Any]]] = {side: [] for side in sides}
+        self._used: dict[int, int] = dict.fromkeys(sides, 0)
 
     def add(self, patient: PagePatient) -> None:
         """Takes a patient.
@@ -92,14 +99,18 @@ class Page:
         """
         head = _head(patient)
         masks = {"prediction": _masks(patient.prediction), "truth": _masks(patient.truth)}
-        every = {side: masks | _pictures(patient, side) for side in self._slices}
+        body = _body(patient)
+        own = max(part.stop - part.start for part in body)  # a larger side changes nothing
+        made = {side: masks | _pictures(patient, body, side) for side in {min(one, own) for one in self._slices}}
+        sizes = {side: len(json.dumps(pictures)) for side, pictures in made.items()}
+        smallest = min(self._slices)
         self._heads.append(head)  # from here on nothing can fail
-        for side, pictures in every.items():
-            size = len(json.dumps(pictures))
+        for side in list(self._slices):
+            pictures, size = made[min(side, own)], sizes[min(side, own)]
             if self._used[side] + size <= MAX_BYTES:
                 self._used[side] += size
                 self._slices[side].append(pictures)
-            elif side != SIDES[-1]:
+            elif side != smallest:
                 del self._slices[side]
             else:
                 self._slices[side].append({})
@@ -120,8 +131,8 @@ class Page:
             "hounsfield": HU_OF_CODE.tolist(),
             "patients": [head | pictures for head, pictures in zip(self._heads, slices, strict=True)],
         }
-        colors = f":root {{ --prediction-color: {PREDICTION_COLOR}; --reference-color: {REFERENCE_COLOR}; }}\n"
-        style, script = colors + _part("page.css"), _part("page.js") + _part("strip.js")
+        colours = f":root {{ --prediction-color: {PREDICTION_COLOUR}; --reference-color: {REFERENCE_COLOUR}; }}\n"
+        style, script = colours + _part("page.css"), _part("page.js") + _part("strip.js")
         page = Template(_part("page.html")).substitute(
             title=escape(title),
             style=style,
@@ -157,7 +168,7 @@ def _head(patient: PagePatient) -> dict[str, Any]:
     """All of a patient that is not pictures."""
     image, prediction, truth = patient.image, patient.prediction, patient.truth
     if image.dtype not in (np.int16, np.uint8):
-        raise ValueError(f"{patient.name}: image is {image.dtype}, but must be int16 (HU) or uint8 (gray values)")
+        raise ValueError(f"{patient.name}: image is {image.dtype}, but must be int16 (HU) or uint8 (grey values)")
     depths = [len(array) for array in (image, prediction, patient.probabilities, truth) if array is not None]
     if len(set(depths)) > 1:
         raise ValueError(f"{patient.name}: image, prediction, probabilities and truth have {depths} slices")
@@ -185,10 +196,10 @@ def _head(patient: PagePatient) -> dict[str, Any]:
     return head
 
 
-def _pictures(patient: PagePatient, side: int) -> dict[str, Any]:
+def _pictures(patient: PagePatient, body: tuple[slice, slice], side: int) -> dict[str, Any]:
     """Image and probabilities, at most `side` pixels on a side."""
     image = patient.image
-    rows, columns = _body(patient)
+    rows, columns = body
     is_hounsfield = image.dtype == np.int16
 
     def stored(plane: np.ndarray) -> np.ndarray:
@@ -202,7 +213,8 @@ def _pictures(patient: PagePatient, side: int) -> dict[str, Any]:
         "image": [_png(Image.fromarray(np.rint(stored(plane)).astype(np.uint8))) for plane in image],
     }
     if patient.probabilities is not None:
-        percents = (np.rint(100 * _reduced(plane, side)).astype(np.uint8) for plane in patient.probabilities)
+        fewer = min(side, _PROBABILITY_SIDE)
+        percents = (np.rint(100 * _reduced(plane, fewer)).astype(np.uint8) for plane in patient.probabilities)
         pictures["probability"] = [_png(Image.fromarray(plane)) for plane in percents]
     return pictures
 

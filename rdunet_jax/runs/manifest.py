@@ -15,7 +15,9 @@ from typing import Any
 
 import jax
 
+from data_pipeline.ranges import check, from_json
 from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
+from rdunet_jax.errors import InputError
 from rdunet_jax.parallel import is_first
 from rdunet_jax.runs.training_data import DataIdentity
 
@@ -35,6 +37,24 @@ class Environment:
     devices: list[str]
 
 
+@dataclass(frozen=True)
+class InitialWeights:
+    """The network that a run began with (`train --init-from`), and its layers by name."""
+
+    source: str
+    """Name of its folder or file, without the path."""
+    sha256: str
+    """Of the file; of a run, of its weights."""
+    step: int | None
+    """Of the run's checkpoint; None for a file."""
+    taken: tuple[str, ...]
+    """Layers whose weights were taken."""
+    left_out: tuple[str, ...]
+    """Layers of the source that the new network does not have, or has in other shapes."""
+    random: tuple[str, ...]
+    """Layers of the new network that began at random."""
+
+
 @dataclass
 class Session:
     """One session of a run. A session that was killed has no end."""
@@ -45,6 +65,8 @@ class Session:
     dataset: DataIdentity
     changes: dict[str, list[Any]] = field(default_factory=dict)
     """Settings by name that differ from the session before: [before, now]."""
+    initial_weights: InitialWeights | None = None
+    """What the session began with; None if it began at random or went on from a checkpoint."""
     ended: str | None = None
     outcome: str | None = None
     """`finished`, or the name of the exception that ended it."""
@@ -60,7 +82,11 @@ class Session:
 
 @contextmanager
 def recorded_session(
-    workdir: Path, config: dict[str, Any], dataset: DataIdentity, changes: dict[str, list[Any]] | None = None
+    workdir: Path,
+    config: dict[str, Any],
+    dataset: DataIdentity,
+    changes: dict[str, list[Any]] | None = None,
+    initial_weights: InitialWeights | None = None,
 ) -> Iterator[None]:
     """Writes the manifest when a session of a run begins, and again with its outcome when it ends.
 
@@ -68,9 +94,10 @@ def recorded_session(
         config: all settings.
         dataset: the data of this session.
         changes: settings that differ from the session before, as `Session.changes`.
+        initial_weights: what the session begins with, as `Session.initial_weights`.
     """
     started = time.monotonic()
-    session = Session(_now(), environment(), jax.process_count(), dataset, changes or {})
+    session = Session(_now(), environment(), jax.process_count(), dataset, changes or {}, initial_weights)
     before = sessions_before(workdir)
 
     def write() -> None:
@@ -99,10 +126,15 @@ def sessions_before(workdir: Path) -> list[dict[str, Any]]:
     """The sessions that the manifest lists; none, with a warning, if it is damaged: it is renamed then."""
     path = workdir / FILE
     try:
-        return list(read_checked(path)["sessions"])
+        sessions = read_checked(path)["sessions"]
+        check("sessions", tuple(sessions), tuple[dict, ...])
+        for session in sessions:
+            if session.get("dataset") is not None:
+                from_json(DataIdentity, session["dataset"])
+        return sessions
     except FileNotFoundError:
         return []
-    except (DamagedError, KeyError, TypeError) as error:
+    except (DamagedError, InputError, KeyError, TypeError) as error:
         if is_first():
             path.replace(path.with_name("manifest.damaged.json"))
         _LOG.warning("%s: damaged (%s); renamed to manifest.damaged.json, a new one begins", path, error)

@@ -6,13 +6,12 @@ from typing import Any
 
 from rdunet_jax.errors import RunError
 from rdunet_jax.runs.manifest import sessions_before
-from rdunet_jax.runs.training_data import DataIdentity, TrainingData
+from rdunet_jax.runs.training_data import UNKNOWN, DataIdentity, TrainingData
 from rdunet_jax.runs.workdir import RunConfig
 
 LENGTH = ("train.epochs", "train.steps")
-"""Settings that may change at any time: a run may be made longer."""
-UNKNOWN = DataIdentity("unknown", "", "")
-"""Data of a run that does not record them: imported weights, or a run of an older version."""
+"""Settings that may change at any time, since a run may be made longer; except with a cosine schedule, whose learning
+rate depends on the length."""
 
 
 def start_run(workdir: Path, run: RunConfig, data: TrainingData, other_dataset: bool = False) -> dict[str, list[Any]]:
@@ -47,7 +46,8 @@ def has_checkpoint(workdir: Path) -> bool:
 def _changes(workdir: Path, run: RunConfig) -> dict[str, list[Any]]:
     before, now = (_flat(asdict(one)) for one in (RunConfig.load(workdir), run))
     changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
-    refused = {name: pair for name, pair in changes.items() if name not in LENGTH}
+    free = () if run.train.schedule == "cosine" else LENGTH
+    refused = {name: pair for name, pair in changes.items() if name not in free}
     rate = refused.get("train.learning_rate")
     if rate and rate[1] < rate[0] and _ended_not_finite(workdir):
         del refused["train.learning_rate"]

@@ -4,13 +4,16 @@ Evaluation and segmentation ask it whether a patient is new to the network: `Tra
 `is_other_dataset`.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from data_pipeline.ranges import Digest, Length, check_fields, from_json
 from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
-from rdunet_jax.errors import RunError
+from rdunet_jax.errors import InputError, RunError
 
 FILE = "training_data.json"
 Use = Literal["trained", "selected"]
@@ -23,10 +26,13 @@ class DataIdentity:
 
     name: str
     """Such as `hu_window_256`."""
-    dataset_sha256: str
+    dataset_sha256: Digest
     """Of all examples, with their split."""
-    split_sha256: str
+    split_sha256: Digest
     """Of the patients' names, by split."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, account: dict[str, Any], name: str) -> "DataIdentity":
@@ -39,16 +45,26 @@ class DataIdentity:
         return cls(name, account["dataset_sha256"], account["split_sha256"])
 
 
+UNKNOWN = DataIdentity("unknown", "", "")
+"""Data that are not recorded: those of imported weights, or of a run of an older version."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The data of a run, over all its sessions."""
 
-    data_sets: tuple[DataIdentity, ...]
-    """In the order of their last use; more than one only after `train --other-dataset`."""
+    data_sets: Annotated[tuple[DataIdentity, ...], Length(1, 1000)]
+    """In the order of their last use; more than one after `train --other-dataset` and `train --init-from`."""
     trained_on: tuple[str, ...]
     """Names (pseudonyms) of the patients whose patches were trained on."""
     selected_on: tuple[str, ...]
     """Names of the patients whose validation Dice chose the best checkpoint and the learning rate."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Hashes of the slices and contours of these patients, by name, separated by blanks; none where the data set does
+    not hold them."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, account: dict[str, Any], name: str, validates: bool = True) -> "TrainingData":
@@ -61,49 +77,105 @@ class TrainingData:
         """
         splits = account["splits"]
         selected = splits.get("validation", ()) if validates else ()
-        return cls((DataIdentity.of(account, name),), tuple(splits["train"]), tuple(selected))
+        entries = account.get("patients", {})
+        found = {one: entries[one].get("fingerprint", "") for one in (*splits["train"], *selected) if one in entries}
+        return cls((DataIdentity.of(account, name),), tuple(splits["train"]), tuple(selected), found)
 
     @classmethod
     def load(cls, workdir: Path) -> "TrainingData | None":
-        """The data of the run in `workdir`; None where that is unknown (imported weights, runs of older versions).
+        """The data of the run in `workdir`; None where that is unknown: imported weights, runs of older versions, and
+        model files, which name no patient.
 
         Raises:
             RunError: the file is damaged.
         """
         path = workdir / FILE
+        if workdir.is_file():
+            return None
         try:
-            fields = read_checked(path)
-            return cls(
-                tuple(DataIdentity(**one) for one in fields["data_sets"]),
-                tuple(fields["trained_on"]),
-                tuple(fields["selected_on"]),
-            )
+            return from_json(cls, read_checked(path))
         except FileNotFoundError:
             return None
-        except (DamagedError, KeyError, TypeError) as error:
+        except (DamagedError, InputError) as error:
             raise RunError(
                 f"{path}: damaged ({error}), so it is unknown which patients the network has seen; restore the file "
                 "from a copy, or delete it to use the run as one whose training data are unknown"
             ) from error
 
+    @classmethod
+    def load_all(cls, workdirs: Sequence[Path]) -> "TrainingData | None":
+        """The data of several runs together; None where those of all are unknown.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        each = [cls.load(workdir) for workdir in workdirs]
+        if not any(each):
+            return None
+        together, *others = (one or TrainingData((UNKNOWN,), (), ()) for one in each)
+        for one in others:
+            together = together.joined_by(one)
+        return together
+
     def save(self, workdir: Path) -> None:
         """Writes the file, whole."""
         write_checked(workdir / FILE, asdict(self))
 
-    def seen(self, names: Iterable[str]) -> dict[str, Use]:
-        """Which of these patients the run was trained or selected on, and how; the others are absent."""
-        trained_on, used = set(self.trained_on), {*self.selected_on, *self.trained_on}
-        return {name: "trained" if name in trained_on else "selected" for name in names if name in used}
+    @property
+    def is_complete(self) -> bool:
+        """Whether all data of the run are recorded."""
+        return UNKNOWN not in self.data_sets
+
+    def seen(self, patients: Mapping[str, str]) -> dict[str, Use]:
+        """Which patients the run was trained or selected on, and how; the others are absent.
+
+        Args:
+            patients: the fingerprint of each, by name; empty where it is unknown.
+        """
+        uses: dict[str, Use] = {}
+        for name, fingerprint in patients.items():
+            if (use := self.use_of({name, *self.copies(fingerprint)})) is not None:
+                uses[name] = use
+        return uses
+
+    def use_of(self, names: Collection[str]) -> Use | None:
+        """How the run has used a patient that may have several names; training counts more than selection."""
+        if not self._trained.isdisjoint(names):
+            return "trained"
+        return "selected" if not self._selected.isdisjoint(names) else None
+
+    def copies(self, fingerprint: str) -> set[str]:
+        """Names of the run's patients with an equal slice or contour: one person, whatever it is called."""
+        return {name for piece in fingerprint.split() for name in self._owners.get(piece, ())}
+
+    @cached_property
+    def _trained(self) -> frozenset[str]:
+        return frozenset(self.trained_on)
+
+    @cached_property
+    def _selected(self) -> frozenset[str]:
+        return frozenset(self.selected_on)
+
+    @cached_property
+    def _owners(self) -> dict[str, list[str]]:
+        owners: dict[str, list[str]] = defaultdict(list)
+        for name, fingerprint in self.fingerprints.items():
+            for piece in fingerprint.split():
+                owners[piece].append(name)
+        return owners
 
     def is_other_dataset(self, account: dict[str, Any]) -> bool:
         """Whether a data set, by its metadata, is none of those that the run was trained on."""
         return account["dataset_sha256"] not in {one.dataset_sha256 for one in self.data_sets}
 
     def joined_by(self, now: "TrainingData") -> "TrainingData":
-        """The data of a run that goes on with `now`, whose data set becomes the last."""
+        """The data of a network that goes on with `now`, whose data set becomes the last."""
         earlier = tuple(one for one in self.data_sets if one not in now.data_sets)
+        names = self.fingerprints | now.fingerprints
+        both = {name: f"{self.fingerprints.get(name, '')} {now.fingerprints.get(name, '')}".split() for name in names}
         return TrainingData(
             earlier + now.data_sets,
             tuple(dict.fromkeys(self.trained_on + now.trained_on)),
             tuple(dict.fromkeys(self.selected_on + now.selected_on)),
+            {name: " ".join(dict.fromkeys(hashes)) for name, hashes in both.items()},
         )

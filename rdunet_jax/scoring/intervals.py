@@ -1,24 +1,11 @@
-"""How precise a mean over patients is, and whether two runs differ.
+"""How precise a mean over patients is, and whether two runs differ."""
 
-`mean_interval` is simulated in `tests/rdunet_jax/scoring/test_intervals.py`. Share of 95% intervals that hold the mean,
-lowest of three distributions of Dice (beta(4, 2); the same with 15% of the patients missed; beta(9, 1)):
-
-| patients | percentile bootstrap | BCa bootstrap | Student's t | studentized bootstrap | the last two joined |
-|----------|----------------------|---------------|-------------|-----------------------|---------------------|
-| 5        | 79%                  | 81%           | 90%         | 91%                   | 94%                 |
-| 8        | 86%                  | 87%           | 91%         | 93%                   | 94%                 |
-| 20       | 91%                  | 92%           | 93%         | 95%                   | 96%                 |
-| 40       | 92%                  | 93%           | 93%         | 94%                   | 96%                 |
-"""
-
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
-
-RESAMPLES = 10_000
-UNBOUNDED = (-np.inf, np.inf)
+from scipy import special, stats
 
 
 class Interval(NamedTuple):
@@ -59,19 +46,17 @@ class PairedTest(NamedTuple):
 
 
 def mean_interval(
-    values: Float[np.ndarray, " patients"],
-    bounds: tuple[float, float] = UNBOUNDED,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
+    values: Float[np.ndarray, " patients"], bounds: tuple[float, float] | None = None, confidence: float = 0.95
 ) -> Interval:
-    """Confidence interval of the mean over patients, with a fixed seed.
+    """Confidence interval of the mean over patients, who are few and whose scores are skewed.
 
-    From the lower of the lower ends to the higher of the upper ends of Student's t interval and the studentized
-    bootstrap (Efron and Tibshirani 1993, section 12.5): scores are skewed and patients are few, where either alone,
-    and BCa, contain the mean too rarely. Patients are resampled, not slices: slices of one patient are not independent.
+    Student's t interval, with t times 1 + 1/n for scores between bounds, on the logit scale: the logit of the mean, and
+    its standard error by the delta method. So it stays within the bounds and is longer towards the middle, where the
+    missed patients would be. Without bounds, t times 1 + 1.5/n. With these factors the simulation in
+    `tests/rdunet_jax/scoring/test_intervals.py` finds a coverage of 93% or more; Student's t alone covers 90% at 5.
 
     Args:
-        bounds: lowest and highest possible value, to which the interval is cut.
+        bounds: lowest and highest possible value; None where there are none, as for distances and differences.
 
     Returns:
         NaN for fewer than two values. If all values are equal the interval has no width, which says nothing of how
@@ -80,19 +65,18 @@ def mean_interval(
     count = len(values)
     if count < 2:
         return Interval(float("nan"), float("nan"))
-    tail = (1 - confidence) / 2
-    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(count)
-    student = stats.t.ppf(1 - tail, count - 1)
-    lowest, highest = -student, student
-    drawn = values[np.random.default_rng(0).integers(0, count, (resamples, count))]
-    errors = drawn.std(axis=1, ddof=1) / np.sqrt(count)
-    varied = errors > 1e-9 * error  # not those that drew one value only, whose error is 0 but for rounding
-    if varied.any():
-        ratios = (drawn.mean(axis=1)[varied] - mean) / errors[varied]
-        lower, higher = np.quantile(ratios, [tail, 1 - tail])
-        lowest, highest = min(lowest, lower), max(highest, higher)
-    low, high = np.clip((mean - highest * error, mean - lowest * error), *bounds)
-    return Interval(float(low), float(high))
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count)
+    student = float(stats.t.ppf((1 + confidence) / 2, count - 1))
+    if bounds is None:
+        half = student * (1 + 1.5 / count) * error
+        return Interval(mean - half, mean + half)
+    low, span = bounds[0], bounds[1] - bounds[0]
+    share = (mean - low) / span
+    if error == 0 or not 0 < share < 1:
+        return Interval(mean, mean)
+    half = student * (1 + 1 / count) * error / span / (share * (1 - share))
+    ends = low + span * special.expit(special.logit(share) + np.array([-half, half]))
+    return Interval(*ends.tolist())
 
 
 def compare(

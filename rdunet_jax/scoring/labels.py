@@ -43,7 +43,7 @@ LABELS = {
 }
 
 
-def labeled(scores: Mapping[str, float | int | None]) -> Summary:
+def labelled(scores: Mapping[str, float | int | None]) -> Summary:
     """Scores under their labels.
 
     Raises:

@@ -86,19 +86,26 @@ def score_patient(prediction: Mask | None, truth: Mask, spacing_mm: tuple[float,
     )
 
 
-def summarize_patients(patients: Sequence[PatientScores]) -> Summary:
+def summarise_patients(patients: Sequence[PatientScores]) -> Summary:
+    """`summarise_rows` of the patients' scores."""
+    return summarise_rows([patient.row() for patient in patients])
+
+
+def summarise_rows(rows: Sequence[Summary]) -> Summary:
     """Means over patients, each scored as a whole, with a 95% interval of the Dice.
 
     A patient whose tumour was missed has no surface distance, so it is not in the means of distances: a network that
     misses tumours would look better. The medians of distances are over all patients with a tumour, where a miss is
     farther than any distance; a median that is a miss itself is None.
+
+    Args:
+        rows: a row of `PatientScores.row` for each patient.
     """
-    rows = [patient.row() for patient in patients]
     summary: Summary = {}
     for name in ("dice", "iou", "mean_surface_distance_mm", "hd95_mm", "volume_error_mm3"):
         defined = np.array([value for row in rows if (value := row[name]) is not None], float)
         summary[f"mean_volumetric_{name}"] = mean(defined)
-    interval = mean_interval(np.array([patient.dice for patient in patients]), bounds=(0, 1))
+    interval = mean_interval(np.array([row["dice"] for row in rows], float), bounds=(0, 1))
     summary["mean_volumetric_dice_low"], summary["mean_volumetric_dice_high"] = map(_defined, interval)
     summary["patients_without_surface_distance"] = sum(row["hd95_mm"] is None for row in rows)
     for name in ("mean_surface_distance_mm", "hd95_mm"):

@@ -29,6 +29,7 @@ class SliceScores:
 
     @property
     def tumour(self) -> Bool[np.ndarray, " depth"]:
+        """Slices that hold tumour in the reference contours."""
         return self.truth_pixels > 0
 
     @property

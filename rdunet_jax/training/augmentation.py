@@ -2,7 +2,7 @@
 
 | name                   | change of a patch                                                                 |
 |------------------------|-----------------------------------------------------------------------------------|
-| `rotation`             | rotation about its center                                                         |
+| `rotation`             | rotation about its centre                                                         |
 | `cropping`             | a random rectangle of it, resized to the whole                                    |
 | `global_shift`         | one number added to all pixels                                                    |
 | `global_scale`         | all pixels multiplied by one factor                                               |
@@ -10,15 +10,21 @@
 | `multiplicative_noise` | each pixel multiplied by another factor                                           |
 | `horizontal_flip`      | left and right exchanged                                                          |
 | `blur`                 | Gaussian blur                                                                     |
+| `gamma`                | grey values raised to one power                                                   |
+| `contrast`             | the distance of each pixel to the patch's mean multiplied by one factor           |
+| `elastic`              | a smooth random displacement of the pixels                                        |
 | `authors_code`         | the scheme of the authors' code: nothing, a rotation of at most 5 degrees, an     |
 |                        | elastic deformation, a change of intensity or a flip, with equal probability      |
 
-The first eight are the paper's (section 3.2); `AugmentConfig` sets the probability and the strength of each. Shift and
-scale are changes of intensity, as in the authors' code.
+The first eight are the paper's (section 3.2). `AugmentConfig` sets the probability and the strength of all but the
+last. Shift and scale are changes of intensity, as in the authors' code. A plugin registers others in `AUGMENTATIONS`,
+as `sometimes(change)` to be applied with that probability.
 
 Every random value holds for a whole patch: all its slices get the same 2-D map, and the mask gets the same geometry.
-Images are gray values in 0..1 and are clipped to that range; masks are 0 or 1, interpolated like the image and
-thresholded at 1/2. Beyond its edge a slice is continued by its mirror image (SciPy's `reflect`).
+Images are grey values in 0..1 and are clipped to that range; masks are 0 or 1, interpolated like the image and
+thresholded at 1/2. Beyond its edge a slice is continued by its mirror image (SciPy's `reflect`). Patches may have other
+rows than columns. Rotation, blur and elastic deformation are in pixels: where these are not square in mm, a rotation
+also shears, at 4:3 and 5 degrees by 3%.
 """
 
 from collections.abc import Callable
@@ -30,10 +36,11 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from rdunet_jax.config import Augmentation, AugmentConfig
+from rdunet_jax.registry import AUGMENTATIONS
 
 Patches = Float[Array, "batch depth height width 1"]
 Slices = Float[Array, "depth height width"]
-GRAY_LEVELS = 255
+GREY_LEVELS = 255
 DEFAULTS = AugmentConfig()
 
 
@@ -72,11 +79,11 @@ def pixel_grid(patch: Patch) -> Float[Array, "2 height width"]:
 
 
 def rotate(patch: Patch, degrees: Float[Array, ""]) -> Patch:
-    """The patch rotated about its center, in the direction of `scipy.ndimage.rotate`."""
-    center = jnp.array([(n - 1) / 2 for n in patch.image.shape[1:]], jnp.float32)[:, None, None]
-    row, column = pixel_grid(patch) - center
+    """The patch rotated about its centre, in the direction of `scipy.ndimage.rotate`."""
+    centre = jnp.array([(n - 1) / 2 for n in patch.image.shape[1:]], jnp.float32)[:, None, None]
+    row, column = pixel_grid(patch) - centre
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
-    return warp(patch, jnp.stack([cos * row + sin * column, cos * column - sin * row]) + center)
+    return warp(patch, jnp.stack([cos * row + sin * column, cos * column - sin * row]) + centre)
 
 
 def crop(patch: Patch, side: Float[Array, ""], place: Float[Array, "2"]) -> Patch:
@@ -88,14 +95,14 @@ def crop(patch: Patch, side: Float[Array, ""], place: Float[Array, "2"]) -> Patc
     """
     size = jnp.array(patch.image.shape[1:], jnp.float32)
     first = (1 - side) * place * size
-    # The half: the outer edges of the pixels are aligned, not their centers.
+    # The half: the outer edges of the pixels are aligned, not their centres.
     return warp(patch, first[:, None, None] + side * (pixel_grid(patch) + 0.5) - 0.5)
 
 
-def elastic(patch: Patch, noise: Float[Array, "2 height width"]) -> Patch:
-    """The patch displaced by noise in -1..1, smoothed over 0.08 widths and multiplied by 2 widths (Keras code)."""
+def elastic(patch: Patch, noise: Float[Array, "2 height width"], strength: float) -> Patch:
+    """The patch displaced by noise in -1..1, smoothed over 0.08 widths and multiplied by `strength` widths."""
     width = patch.image.shape[2]
-    return warp(patch, pixel_grid(patch) + 2 * width * gaussian_blur(noise, jnp.float32(0.08 * width)))
+    return warp(patch, pixel_grid(patch) + strength * width * gaussian_blur(noise, jnp.float32(0.08 * width)))
 
 
 def mirror(patch: Patch) -> Patch:
@@ -141,8 +148,8 @@ def median_blur(slices: Slices, size: int) -> Slices:
     """The median of `size` x `size` pixels; `size` is odd."""
     _, height, width = slices.shape
     padded = jnp.pad(slices, ((0, 0), (size // 2, size // 2), (size // 2, size // 2)), mode="symmetric")
-    neighbors = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return jnp.sort(jnp.stack(neighbors), axis=0)[size * size // 2]
+    neighbours = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.sort(jnp.stack(neighbours), axis=0)[size * size // 2]
 
 
 def on_image(change: Callable[[Array, Slices, AugmentConfig], Slices]) -> Change:
@@ -168,7 +175,7 @@ def horizontal_flip(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
 
 @on_image
 def global_shift(key: Array, image: Slices, how: AugmentConfig) -> Slices:
-    return image + between(key, -how.global_shift, how.global_shift) / GRAY_LEVELS
+    return image + between(key, -how.global_shift, how.global_shift) / GREY_LEVELS
 
 
 @on_image
@@ -179,7 +186,7 @@ def global_scale(key: Array, image: Slices, how: AugmentConfig) -> Slices:
 @on_image
 def additive_noise(key: Array, image: Slices, how: AugmentConfig) -> Slices:
     noise = between(key, -how.additive_noise, how.additive_noise, (1, *image.shape[1:]))
-    return image + noise / GRAY_LEVELS
+    return image + noise / GREY_LEVELS
 
 
 @on_image
@@ -192,10 +199,35 @@ def blur(key: Array, image: Slices, how: AugmentConfig) -> Slices:
     return gaussian_blur(image, between(key, 0.0, how.blur))
 
 
+# Beyond the paper.
+
+
+@on_image
+def gamma(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    """Grey values raised to a power, whose logarithm is uniform: darker as often as brighter."""
+    return image ** (jnp.float32(how.gamma) ** between(key, -1.0, 1.0))
+
+
+@on_image
+def contrast(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    mean = image.mean()
+    return mean + between(key, 1 - how.contrast, 1 + how.contrast) * (image - mean)
+
+
+def elastic_deformation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
+    return elastic(patch, between(key, -1.0, 1.0, (2, *patch.image.shape[1:])), how.elastic)
+
+
 # The scheme of the authors' code, whose strengths are fixed.
 
 AUTHORS_CODE = AugmentConfig(
-    rotation=5.0, global_shift=10.0, global_scale=0.1, additive_noise=10.0, multiplicative_noise=0.05, blur=1.0
+    rotation=5.0,
+    global_shift=10.0,
+    global_scale=0.1,
+    additive_noise=10.0,
+    multiplicative_noise=0.05,
+    blur=1.0,
+    elastic=2.0,
 )
 
 
@@ -213,10 +245,10 @@ def one_of(*changes: Change) -> Change:
 
 
 @on_image
-def contrast(key: Array, image: Slices, how: AugmentConfig) -> Slices:
-    """With probability 0.3, the distance to middle gray (128) multiplied by 0.5..1.5."""
+def contrast_about_middle_grey(key: Array, image: Slices, how: AugmentConfig) -> Slices:
+    """With probability 0.3, the distance to middle grey (128) multiplied by 0.5..1.5."""
     chance_key, factor_key = jax.random.split(key)
-    middle = 128 / GRAY_LEVELS
+    middle = 128 / GREY_LEVELS
     factor = jnp.where(jax.random.bernoulli(chance_key, 0.3), between(factor_key, 0.5, 1.5), 1.0)
     return middle + factor * (image - middle)
 
@@ -236,16 +268,13 @@ _one_intensity = one_of(
 def intensity(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
     """Contrast, then one of seven: shift, noise, scale, multiplicative noise, Gaussian, mean or median blur."""
     contrast_key, change_key = jax.random.split(key)
-    return _one_intensity(change_key, contrast(contrast_key, patch, how), how)
-
-
-def elastic_deformation(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
-    return elastic(patch, between(key, -1.0, 1.0, (2, *patch.image.shape[1:])))
+    return _one_intensity(change_key, contrast_about_middle_grey(contrast_key, patch, how), how)
 
 
 _one_of_five = one_of(lambda key, patch, how: patch, rotation, elastic_deformation, intensity, horizontal_flip)
 
 
+@AUGMENTATIONS.register("authors_code")
 def authors_code(key: Array, patch: Patch, how: AugmentConfig) -> Patch:
     return _one_of_five(key, patch, AUTHORS_CODE)
 
@@ -261,17 +290,20 @@ def sometimes(change: Change) -> Change:
     return maybe
 
 
-AUGMENTATIONS: dict[Augmentation, Change] = {
-    "rotation": sometimes(rotation),
-    "cropping": sometimes(cropping),
-    "global_shift": sometimes(global_shift),
-    "global_scale": sometimes(global_scale),
-    "additive_noise": sometimes(additive_noise),
-    "multiplicative_noise": sometimes(multiplicative_noise),
-    "horizontal_flip": sometimes(horizontal_flip),
-    "blur": sometimes(blur),
-    "authors_code": authors_code,
-}
+for _name, _change in {
+    "rotation": rotation,
+    "cropping": cropping,
+    "global_shift": global_shift,
+    "global_scale": global_scale,
+    "additive_noise": additive_noise,
+    "multiplicative_noise": multiplicative_noise,
+    "horizontal_flip": horizontal_flip,
+    "blur": blur,
+    "gamma": gamma,
+    "contrast": contrast,
+    "elastic": elastic_deformation,
+}.items():
+    AUGMENTATIONS.register(_name)(sometimes(_change))
 
 
 def augment(
@@ -285,9 +317,9 @@ def augment(
 
     Args:
         keys: one per patch, (batch,).
-        images: gray in 0..1, float32.
+        images: grey in 0..1, float32.
         masks: 0 or 1, float32.
-        settings: probability and strength of the paper's eight.
+        settings: probability and strength of all but `authors_code`.
     """
     if not names:
         return images, masks
@@ -299,6 +331,6 @@ def augment(
         return patch
 
     # Patch by patch: vmap would compute every change for every patch, and XLA would then fuse one resampling into the
-    # next and compute the first one again for each of the four neighbors that the second one interpolates.
+    # next and compute the first one again for each of the four neighbours that the second one interpolates.
     patches = jax.lax.map(changed, (keys, Patch(images[..., 0], masks[..., 0])))
     return patches.image[..., None], patches.mask[..., None]

@@ -1,16 +1,15 @@
 """What training measured: `steps.csv` a row a step, `history.csv` a row an epoch, `history.png` both as curves, and
-all of it for TensorBoard."""
+all of it for TensorBoard and other trackers."""
 
 import csv
 import io
 import logging
 import resource
-import socket
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,9 +17,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from tensorboardX import SummaryWriter
 
 from rdunet_jax.files import write_whole
+from rdunet_jax.training.trackers import OpenTracker, TensorBoard, Tracker
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Validation:
     """What one validation measured."""
 
     dice: float | None
-    """Mean Dice of the thresholded prediction over the slices with tumor or prediction; None: not measured."""
+    """Mean Dice of the thresholded prediction over the slices with tumour or prediction; None: not measured."""
     soft_dice: float | None
     """Mean soft Dice of the probabilities (`losses.soft_dice`), which chooses the best epoch; None: not measured."""
     picture: UInt8[np.ndarray, "height width 3"] | None = None
@@ -84,10 +83,19 @@ class History:
         resume_at: the step from which the run goes on.
         saved: the text of each table in the checkpoint of that step, by its file's name; empty where there is none.
         writes: whether this process writes the files.
+        trackers: open trackers beside TensorBoard.
     """
 
-    def __init__(self, workdir: Path, resume_at: int, saved: Mapping[str, str] | None = None, writes: bool = True):
+    def __init__(
+        self,
+        workdir: Path,
+        resume_at: int,
+        saved: Mapping[str, str] | None = None,
+        writes: bool = True,
+        trackers: Sequence[OpenTracker] = (),
+    ):
         self._workdir, self._writes, self._resume_at = workdir, writes, resume_at
+        self._to_open, self._trackers = (partial(TensorBoard, workdir / "tensorboard"), *trackers), list[Tracker]()
         self.steps = self._restored(StepRow, saved or {})
         self.epochs = self._restored(EpochRow, saved or {})
 
@@ -116,7 +124,10 @@ class History:
             # Line by line: what a killed run had measured is there.
             steps_path = self._workdir / "steps.csv"
             self._steps_file = self._open.enter_context(steps_path.open("a", newline="", buffering=1, encoding="utf-8"))
-            self._board = self._open.enter_context(_board(self._workdir / "tensorboard", self._resume_at + 1))
+            for open_tracker in self._to_open:
+                tracker = open_tracker(self._resume_at)
+                self._trackers.append(tracker)
+            self._open.callback(self._track, lambda tracker: tracker.close())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -128,7 +139,7 @@ class History:
 
     @property
     def counted_dice(self) -> list[float]:
-        """Soft Dice of the epochs that count for a plateau and an early stop: from the first that predicts any tumor.
+        """Soft Dice of the epochs that count for a plateau and an early stop: from the first that predicts any tumour.
 
         Before it the thresholded Dice is 0: the network improves, but below the threshold.
         """
@@ -143,8 +154,7 @@ class History:
         if not self._writes:
             return
         csv.writer(self._steps_file).writerow(asdict(row).values())
-        self._board.add_scalar("train/loss", row.loss, row.step)
-        self._board.add_scalar("train/dice", row.dice, row.step)
+        self._track(lambda tracker: tracker.scalars({"train/loss": row.loss, "train/dice": row.dice}, row.step))
 
     def end_epoch(self, step: int, epoch: int, validation: Validation, learning_rate: float) -> EpochRow:
         """Records one epoch, from the steps since the last."""
@@ -165,13 +175,24 @@ class History:
         if not self._writes:
             return row
         write_whole(self._workdir / "history.csv", _text(EpochRow, self.epochs))
-        for name in ("loss", "train_dice", "validation_dice", "validation_soft_dice", "learning_rate"):
-            if (value := getattr(row, name)) is not None:
-                self._board.add_scalar(f"epoch/{name}", value, step)
-        if validation.picture is not None:
-            self._board.add_image("epoch/prediction", validation.picture, step, dataformats="HWC")
+        names = ("loss", "train_dice", "validation_dice", "validation_soft_dice", "learning_rate")
+        values = {f"epoch/{name}": value for name in names if (value := getattr(row, name)) is not None}
+        self._track(lambda tracker: tracker.scalars(values, step))
+        if (picture := validation.picture) is not None:
+            self._track(lambda tracker: tracker.picture("epoch/prediction", picture, step))
         plot_history(self.epochs, self._workdir / "history.png")
         return row
+
+    def _track(self, report: Callable[[Tracker], None]) -> None:
+        """Reports to every tracker; one that fails gets nothing more."""
+        for tracker in tuple(self._trackers):
+            try:
+                report(tracker)
+            except OSError:  # a full disk ends the training, with one line
+                raise
+            except Exception as error:
+                self._trackers.remove(tracker)
+                _LOG.warning("%s failed (%s) and gets nothing more", type(tracker).__name__, error)
 
     def now(self, epoch: int) -> str:
         """The last step and validation in words, for a progress bar."""
@@ -209,7 +230,7 @@ def plot_history(epochs: Sequence[EpochRow], path: Path) -> None:
             dice.plot(*zip(*validated, strict=True), ".-", label=label)
     dice.legend()
     rate.plot(steps, [row.learning_rate for row in epochs], ".-")
-    rate.set_yscale("log")
+    rate.set_yscale("log" if all(row.learning_rate > 0 for row in epochs) else "linear")  # a cosine ends at 0
     for axes, title in ((loss, "loss"), (dice, "Dice"), (rate, "learning rate")):
         axes.set(title=title, xlabel="step")
     image = io.BytesIO()
@@ -265,11 +286,3 @@ def _text(kind: type[Row], rows: Sequence[Row]) -> str:
 
 def _names(kind: type[Row]) -> list[str]:
     return [field.name for field in fields(kind)]
-
-
-def _board(folder: Path, purge_step: int) -> SummaryWriter:
-    """A writer for TensorBoard whose file does not carry the machine's name, which tensorboardX puts there."""
-    board = SummaryWriter(str(folder), purge_step=purge_step)
-    for path in folder.glob(f"events.out.tfevents.*.{socket.gethostname()}"):
-        path.rename(folder / f"events.out.tfevents.{time.time_ns()}.run")
-    return board

@@ -1,7 +1,7 @@
 """The training loop (paper, section 3.3)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from rdunet_jax.training.history import History, StepRow, Validation, epoch_in_w
 from rdunet_jax.training.interruption import Stopped, StopRequest
 from rdunet_jax.training.optimizer import learning_rate, plateau_decay, stops_early
 from rdunet_jax.training.step import Batch, Normalise, TrainState, train_step
+from rdunet_jax.training.trackers import OpenTracker
 
 TIMED_STEPS = 5
 """After this many steps a session estimates its duration; the first of them compiles, and is not counted."""
@@ -47,8 +48,11 @@ def fit(
     validate: Validate | None,
     workdir: Path,
     log: Callable[[str], None] = lambda line: None,
+    trackers: Sequence[OpenTracker] = (),
 ) -> TrainState:
     """Trains until the configured end or the early stop, or goes on from the latest checkpoint in `workdir`.
+
+    Many parameters because they are what a training is made of.
 
     Ctrl-C or SIGTERM ends it after the running step, with a checkpoint. Everything that training depends on is in the
     checkpoint: the state, its history and, as its step, the position in the data, whose batch i depends on the seed and
@@ -61,6 +65,7 @@ def fit(
         validate: called at each epoch's end; None for no validation.
         workdir: gets `checkpoints/`, `steps.csv`, `history.csv`, `history.png` and `tensorboard/`.
         log: gets lines for the user.
+        trackers: get what is measured, beside the files of `workdir`; they are opened by the first process alone.
 
     Raises:
         Stopped: the user stopped it; the checkpoint is written.
@@ -68,7 +73,7 @@ def fit(
             short, or no checkpoint can be read.
     """
     with _shortage_in_one_line(config), disk_faults(workdir):
-        session = Session(state, config, normalise, batches, steps_per_epoch, validate, workdir, log)
+        session = Session(state, config, normalise, batches, steps_per_epoch, validate, workdir, log, trackers)
         return session.run()
 
 
@@ -84,6 +89,7 @@ class Session:
     validate: Validate | None
     workdir: Path
     log: Callable[[str], None]
+    trackers: Sequence[OpenTracker] = ()
 
     def run(self) -> TrainState:
         """Trains to the end; returns the state."""
@@ -128,7 +134,7 @@ class Session:
             self.state, checkpoint = restored
             saved = {name: text for name in ("steps.csv", "history.csv") if (text := checkpoint.text(name)) is not None}
         self.step_count = self._first_step = int(self.state.step)
-        self.history = History(self.workdir, self.step_count, saved, writes=is_first())
+        self.history = History(self.workdir, self.step_count, saved, is_first(), self.trackers)
         self._source: Iterator[Batch] | None = None
         self._ahead: tuple[Any, dict[str, Any]] | None = None
         self._saved_at = time.monotonic()
@@ -164,7 +170,8 @@ class Session:
         if self.validate is not None:
             measured = self.validate(local(self.state), self._on_validation)
         state, history = self.state, self.history
-        if measured.soft_dice is not None and (measured.dice or history.counted_dice):
+        counts = self.config.schedule == "plateau" and (measured.dice or history.counted_dice)
+        if measured.soft_dice is not None and counts:
             value = jnp.float32(1 - measured.soft_dice)
             _, plateau = self._decay.update({}, local(state.plateau), value=value)
             self.state = state = state.replace(plateau=replicate(plateau, self._mesh))

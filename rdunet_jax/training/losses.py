@@ -8,7 +8,7 @@
 | `focal`   | cross-entropy with less weight on voxels that are already right        |
 | `iou`     | 1 - soft intersection over union                                       |
 
-The paper's Table 5 compares all five.
+The paper's Table 5 compares all five. A plugin registers others in `LOSSES`.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from rdunet_jax.config import parse_loss
+from rdunet_jax.registry import LOSSES
 
 Logits = Float[Array, "*shape"]
 Targets = Shaped[Array, "*shape"]
@@ -33,11 +34,13 @@ SMOOTHING = 0.5
 loss is one minus the Dice with +1 smoothing that the Keras code reports."""
 
 
+@LOSSES.register("bce")
 def binary_cross_entropy(logits: Logits, targets: Targets) -> Scalar:
     """Mean binary cross-entropy over all voxels (paper, section 3.3)."""
     return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32)).mean()
 
 
+@LOSSES.register("tversky")
 def tversky(logits: Logits, targets: Targets, alpha: float = 0.5) -> Scalar:
     """One minus the Tversky index TP / (TP + alpha FP + (1 - alpha) FN) of the probabilities.
 
@@ -48,16 +51,19 @@ def tversky(logits: Logits, targets: Targets, alpha: float = 0.5) -> Scalar:
     return _overlap_loss(logits, targets, alpha, 1 - alpha)
 
 
+@LOSSES.register("dice")
 def dice(logits: Logits, targets: Targets) -> Scalar:
     """One minus soft Dice, (2 TP + 1) / (|X| + |Y| + 1)."""
     return _overlap_loss(logits, targets, 0.5, 0.5)
 
 
+@LOSSES.register("iou")
 def iou(logits: Logits, targets: Targets) -> Scalar:
     """One minus the soft intersection over union."""
     return _overlap_loss(logits, targets, 1.0, 1.0)
 
 
+@LOSSES.register("focal")
 def focal(logits: Logits, targets: Targets, gamma: float = 2.0, alpha: float = 0.25) -> Scalar:
     """Mean of -w (1 - p)^gamma log p, with p the probability of the right class (Lin et al. 2017, and their defaults).
 
@@ -73,9 +79,9 @@ def focal(logits: Logits, targets: Targets, gamma: float = 2.0, alpha: float = 0
 
 def _overlap_loss(logits: Logits, targets: Targets, false_positives: float, false_negatives: float) -> Scalar:
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    tumor, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - p would cancel where p is near 1
-    wrong = false_positives * (tumor * (1 - targets)).sum() + false_negatives * (rest * targets).sum()
-    return _overlap_error((tumor * targets).sum(), wrong)
+    tumour, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - p would cancel where p is near 1
+    wrong = false_positives * (tumour * (1 - targets)).sum() + false_negatives * (rest * targets).sum()
+    return _overlap_error((tumour * targets).sum(), wrong)
 
 
 def _overlap_error(overlap: Any, wrong: Any) -> Any:
@@ -94,22 +100,13 @@ def soft_dice(probabilities: Any, targets: Any) -> Any:
     return 1 - _overlap_error(overlap, 0.5 * (probabilities.sum() + targets.sum()) - overlap)
 
 
-LOSSES: dict[str, Loss] = {
-    "bce": binary_cross_entropy,
-    "dice": dice,
-    "tversky": tversky,
-    "focal": focal,
-    "iou": iou,
-}
-
-
 def make_loss(formula: str, tversky_alpha: float = 0.5) -> Loss:
     """The loss of a formula: a name of `LOSSES`, or names with weights such as `bce+0.5*dice`.
 
     Raises:
         RunError: it is not such a formula.
     """
-    losses = LOSSES | {"tversky": partial(tversky, alpha=tversky_alpha)}
+    losses: dict[str, Loss] = {**LOSSES, "tversky": partial(tversky, alpha=tversky_alpha)}
     terms = [(weight, losses[name]) for weight, name in parse_loss(formula)]
 
     def weighted_sum(logits: Logits, targets: Targets) -> Scalar:

@@ -13,17 +13,30 @@ from rdunet_jax.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, updates: Any) -> Any:
-    """The rate after so many updates (a number or a JAX array), by Keras 2's `decay`; a plateau scales it further."""
-    return config.learning_rate / (1 + config.step_decay * updates)
+    """The rate after so many updates (a number or a JAX array), by Keras 2's `decay` and the cosine schedule.
+
+    A plateau scales it further. The cosine falls from 1 to 0 over all updates of the run (Loshchilov and Hutter 2017,
+    equation 5, without restarts).
+
+    Raises:
+        ValueError: the schedule is a cosine, and the number of steps per epoch is not set.
+    """
+    rate = config.learning_rate / (1 + config.step_decay * updates)
+    if config.schedule != "cosine":
+        return rate
+    if config.total_steps is None:
+        raise ValueError("a cosine schedule needs the number of steps per epoch")
+    return rate * optax.cosine_decay_schedule(1.0, max(config.total_steps // config.accumulate, 1))(updates)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
-    """Adam with the config's clipping, decay by step and accumulation.
+    """Adam with the config's clipping, decay by step, cosine schedule and accumulation.
 
     The plateau's scale, which changes once an epoch, is not part of it: the step multiplies the update by it.
     """
 
-    rate = partial(learning_rate, config) if config.step_decay else config.learning_rate
+    varies = config.step_decay or config.schedule == "cosine"
+    rate = partial(learning_rate, config) if varies else config.learning_rate
     adam = optax.chain(scale_by_keras_adam(b1=0.9, b2=0.999, eps=1e-8), optax.scale_by_learning_rate(rate))
     if config.clip_norm is not None:
         adam = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
@@ -58,7 +71,7 @@ def scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
 def plateau_decay(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """Halves the learning rate when the validation's soft Dice has not risen, as Keras' ReduceLROnPlateau does.
 
-    Optax minimizes, and its relative test never fires on negative values: it gets 1 - Dice, with Keras' absolute
+    Optax minimises, and its relative test never fires on negative values: it gets 1 - Dice, with Keras' absolute
     min_delta of 1e-4. It is updated once an epoch, outside the optimizer's chain, where it would count steps.
     """
     return optax.contrib.reduce_on_plateau(

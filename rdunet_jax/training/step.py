@@ -20,7 +20,7 @@ from rdunet_jax.training.optimizer import make_optimizer, plateau_decay
 
 Batch = dict[str, Shaped[Any, "batch depth height width 1"]]
 Normalise = Callable[[Array], Array]
-"""Stored gray values, patches on the last three axes, to the network's input."""
+"""Stored grey values, patches on the last three axes, to the network's input."""
 
 
 class TrainState(train_state.TrainState):
@@ -46,7 +46,7 @@ def create_state(model: nn.Module, config: TrainConfig, patch_shape: tuple[int, 
         patch_shape: (depth, height, width).
     """
 
-    @jax.jit  # op by op, initializing a large network takes minutes
+    @jax.jit  # op by op, initialising a large network takes minutes
     def create() -> TrainState:
         variables = model.init(jax.random.key(config.seed), jnp.zeros((1, *patch_shape, 1), jnp.float32))
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -72,7 +72,7 @@ def train_step(
     """One step on one batch; a step with a loss, gradient or update that is not finite changes nothing.
 
     Args:
-        batch: `image`, stored gray values, and `mask`, 0 or 1.
+        batch: `image`, stored grey values, and `mask`, 0 or 1.
         config: its augmentation, loss and moving average; the optimizer is the state's.
         mesh: the devices that share the batch; None for one.
 

@@ -5,8 +5,6 @@ A checkpoint is a folder named by its step. Orbax writes `default/` (the state) 
 checksums was not finished (or is of an older version), and one whose files do not fit them is damaged.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from rdunet_jax.checked_json import DamagedError, read_checked
 from rdunet_jax.errors import RunError
+from rdunet_jax.files import access_faults, read_json, sha256_of
 
 _LOG = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
@@ -65,12 +64,17 @@ def rank(metrics: dict[str, float]) -> tuple[bool, float, float]:
 
 
 def stored_steps(folder: Path) -> list[StoredStep]:
-    """The checkpoints in `folder`, by step, each compared with its checksums."""
+    """The checkpoints in `folder`, by step, each compared with its checksums.
+
+    Raises:
+        InputError: the folder may not be read.
+    """
     if not folder.is_dir():
         return []
-    paths = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
-    found = [_stored(path) for path in sorted(paths, key=lambda path: int(path.name))]
-    return [one for one in found if one.path.exists()]  # a training beside us may have removed it
+    with access_faults(folder):
+        paths = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+        found = [_stored(path) for path in sorted(paths, key=lambda path: int(path.name))]
+        return [one for one in found if one.path.exists()]  # a training beside us may have removed it
 
 
 def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None:
@@ -159,17 +163,22 @@ def read_state(path: Path, like: Any) -> Any:
 def checksums_of(path: Path) -> dict[str, str]:
     """The SHA-256 of each file below a folder but `checksums.json`, by its relative path."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / CHECKSUMS)
-    return {file.relative_to(path).as_posix(): _sha256(file) for file in files}
+    return {file.relative_to(path).as_posix(): sha256_of(file) for file in files}
 
 
 @contextmanager
 def one_line(message: str) -> Iterator[None]:
-    """Orbax and TensorStore raise anything; a user gets one line."""
+    """Orbax and TensorStore raise anything; a user gets one line. Orbax also logs the same errors with their stacks."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     except Exception as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunError(f"{message} ({cause})") from error
+    finally:
+        log.setLevel(level)
 
 
 def _stored(path: Path) -> StoredStep:
@@ -182,7 +191,7 @@ def _stored(path: Path) -> StoredStep:
         fault = f"{CHECKSUMS}: {error}"
     try:
         if fault is None and (path / "metrics" / "metrics").exists():
-            metrics = dict(json.loads((path / "metrics" / "metrics").read_text("utf-8")))
+            metrics = dict(read_json(path / "metrics" / "metrics"))
             rank(metrics)
     except (OSError, ValueError, TypeError, KeyError) as error:
         metrics, fault = None, f"metrics: {error}"
@@ -193,16 +202,11 @@ def _difference(path: Path, expected: dict[str, str]) -> str | None:
     """The first file that is missing or changed, and how."""
     for name, digest in expected.items():
         try:
-            if _sha256(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 return f"{name}: not what was written"
         except FileNotFoundError:
             return f"{name}: missing"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,6 @@
 """`rdunet compare`: whether two evaluations of the same patients differ."""
 
 import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from data_pipeline.privacy import one_line
+from rdunet_jax.checked_json import read_checked
 from rdunet_jax.errors import InputError
+from rdunet_jax.files import sha256_of
 from rdunet_jax.scoring.intervals import PairedTest, compare
 from rdunet_jax.workflows.display import number, print_table
 
@@ -38,10 +39,12 @@ class Evaluation:
         """
         path = folder / "summary.json"
         try:
-            summary = json.loads(path.read_text("utf-8"))
-            if not isinstance(summary, dict) or "protocol" not in summary:
+            summary = read_checked(path)
+            if "protocol" not in summary:
                 raise ValueError("not the summary of an evaluation")
             path = folder / "patients.csv"
+            if "files" in summary and sha256_of(path) != summary["files"][path.name]:
+                raise ValueError("not what was written with summary.json")
             patients = cls._patients(path)
             if len(patients) != summary.get("patients"):
                 raise ValueError(f"{len(patients)} patients, but {summary.get('patients')} in summary.json")
@@ -96,11 +99,11 @@ def compare_evaluations(one: Path, other: Path, console: Console) -> dict[str, P
     print_table(console, "In 3-D, paired over patients, first less second", header, rows)
     if any(any(result.undefined) for result in results.values()):
         console.print(
-            "Means, difference and p leave out patients whose distance is undefined on either side, which favors the "
+            "Means, difference and p leave out patients whose distance is undefined on either side, which favours the "
             "network that misses more tumours; the ranks include them, and a miss is worse than any distance."
         )
     for side, evaluation in (("first", first), ("second", second)):
-        for note in _notes(evaluation):
+        for note in limits_of(evaluation):
             console.print(f"{side}: {note}", markup=False)
     if _differ(first, second, "dataset_sha256"):
         console.print("The two evaluations read different data sets; patients and tumour volumes are the same.")
@@ -151,7 +154,7 @@ def _differ(first: Evaluation, second: Evaluation, field: str) -> bool:
     return first.summary.get(field) != second.summary.get(field)
 
 
-def _notes(evaluation: Evaluation) -> list[str]:
+def limits_of(evaluation: Evaluation) -> list[str]:
     """What limits the use of an evaluation's scores."""
     summary = evaluation.summary
     notes = []

@@ -13,7 +13,7 @@ from rich.text import Text
 from data_pipeline.privacy import one_line
 from rdunet_jax.files import atomic_path
 
-_LEFT = ("patient", "split", "name", "stage", "score")
+_LEFT = ("patient", "split", "name", "stage", "score", "variant", "protocol")
 
 
 def print_table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -24,6 +24,13 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Itera
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     console.print(table)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
+    """A table in Markdown: the first `names` columns aligned left, the others right."""
+    rule = ["---"] * names + ["--:"] * (len(header) - names)
+    lines = [[cell.replace("|", r"\|") for cell in cells] for cells in (header, rule, *rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def number(value: float | None) -> str:

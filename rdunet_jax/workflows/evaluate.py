@@ -1,7 +1,6 @@
 """`rdunet evaluate`: score the patients of a split, one at a time."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,25 +9,41 @@ from jaxtyping import Bool, Float32
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
+from data_pipeline.own_data import PatientData, as_dataset
 from data_pipeline.privacy import one_line
-from rdunet_jax.config import EvaluateOptions, PostprocessingConfig, Protocol, SplitName
+from data_pipeline.settings import SplitName, plane_shape
+from rdunet_jax.checked_json import write_checked
+from rdunet_jax.config import PostprocessingConfig, Protocol
 from rdunet_jax.errors import RunError
-from rdunet_jax.files import write_whole
-from rdunet_jax.inference.postprocessing import to_ct_grid
+from rdunet_jax.files import atomic_files, sha256_of
+from rdunet_jax.inference.postprocessing import postprocess_on_ct
+from rdunet_jax.options import EvaluateOptions
 from rdunet_jax.page.write import Page, PagePatient
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.scoring.labels import labeled
-from rdunet_jax.scoring.patients import PatientScores, Summary, score_patient, summarize_patients
+from rdunet_jax.runs.workdir import Ensemble, TrainedNetwork
+from rdunet_jax.scoring.labels import labelled
+from rdunet_jax.scoring.patients import PatientScores, Summary, score_patient, summarise_patients
 from rdunet_jax.scoring.protocols import ProtocolScores, score_protocol, summarise_protocol
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workflows.display import number, plural, print_table, write_csv
-from rdunet_jax.workflows.prediction import ct_prediction, in_words, load_network, postprocessing_of
+from rdunet_jax.workflows.model import Model
+from rdunet_jax.workflows.prediction import (
+    as_runs,
+    ct_grid_of,
+    in_words,
+    load_network,
+    postprocessing_of,
+    require_hounsfield,
+    run_facts,
+    runs_in_words,
+)
 from rdunet_jax.workflows.seen import SeenPatients
 from rdunet_jax.workflows.stored_probabilities import (
     StoredProbabilities,
     listed,
     readable_patients,
     reason,
+    scores_folder,
     store_probabilities,
 )
 
@@ -47,64 +62,119 @@ class ScoredPatient:
     name: str
     protocol: ProtocolScores
     whole: PatientScores
+    notes: tuple[str, ...] = ()
+    """What post-processing removed."""
 
 
-def evaluate_network(data: Dataset, workdir: Path, console: Console, options: EvaluateOptions = _DEFAULTS) -> Summary:
+def evaluate_network(
+    data: Dataset | PatientData,
+    workdir: Path | Model | Sequence[Path],
+    console: Console | None = None,
+    options: EvaluateOptions = _DEFAULTS,
+    output: Path | None = None,
+    folder: Path | None = None,
+) -> Summary:
     """Scores the patients of a split and writes the scores into the run; returns the summary.
 
     One patient is in host memory at a time, as a whole; memory on the device does not depend on the number of slices.
+
+    Args:
+        data: a prepared data set, or data of one's own.
+        workdir: folder of the run, or what `load` made of it; or the folders of several runs, the mean of whose
+            probabilities is scored.
+        console: for progress and results (default: none are shown).
+        output: folder for probabilities and scores, in place of the run's; needed for several.
+        folder: for the scores alone (default: `evaluation_folder` of the output).
 
     Raises:
         InputError: there is no run, no patient to score, or data set and network do not match; the network has seen
             the patients before (see `EvaluateOptions.allow_seen`); or, after the scores of the others were written,
             a patient failed.
     """
-    network = load_network(workdir, options)
+    data, console = as_dataset(data), console or Console(quiet=True)
+    workdirs = as_runs(workdir.path if isinstance(workdir, Model) else workdir)
+    output = scores_folder(workdirs, output)
+    network = load_network(workdirs, options)
     if options.kernel is None and options.protocol == "authors_code" and not options.chosen_postprocessing:
         options = replace(options, kernel="square")
-    postprocessing = postprocessing_of(workdir, network, options)
-    chosen_at = network.step if options.chosen_postprocessing else None
-    seen = SeenPatients.of(data, workdir, options.split, chosen_at)
-    if not options.allow_seen:
-        seen.refuse(workdir, "trained", "selected")
-    stored = store_probabilities(data, workdir, options.split, network, console)
-    page = Page() if options.html else None
+    postprocessing = postprocessing_of(workdirs, network, options)
+    require_hounsfield(data, postprocessing)
+    seen = _seen_patients(data, workdirs, network, options)
+    stored = store_probabilities(data, output, options.split, network, console)
+    page = Page(max(plane_shape(data.image_size))) if options.html else None
     scored, failures = _score_all(data, stored, postprocessing, options, page, console)
     summary = summarise_protocol([one.protocol for one in scored], options.protocol)
-    summary |= summarize_patients([one.whole for one in scored])
-    notes = [
-        *seen.notes(),
-        f"Network of step {network.step} ({'best' if network.is_best else 'latest'}), "
-        f"{in_words(postprocessing, network.config.inference)}.",
-    ]
-    if failures:
-        notes.append(f"NOT IN THE SCORES: {plural(len(failures), 'patient')} that failed, {listed(failures)}.")
-    folder = evaluation_folder(workdir, options.split, options.protocol)
+    summary |= summarise_patients([one.whole for one in scored])
+    doubts, notes = seen.notes(), _notes(network, postprocessing, scored, failures)
+    folder = folder or evaluation_folder(output, options.split, options.protocol)
     settings = {
-        "split": options.split,
-        "protocol": options.protocol,
-        "step": network.step,
-        "best": network.is_best,
-        **asdict(network.config.inference),
-        **asdict(postprocessing),
-        "chosen_postprocessing": options.chosen_postprocessing,
-        "dataset_sha256": data.dataset_sha256,
+        **_settings(data, network, postprocessing, options),
         **seen.fields(),
         "failed_patients": sorted(failures),
+        "postprocessing_notes": {one.name: list(one.notes) for one in scored if one.notes},
     }
-    files = _write_scores(folder, settings | summary, scored, seen)
-    if page is not None:
-        title = f"Scores, {options.split} patients"
-        about_sides = "Left and right are not marked, since the data set does not record the orientation of the CTs."
-        page.write(folder / "page.html", title, {"All patients": list(_as_rows(summary))}, [*notes, about_sides])
-        files.append("page.html")
+    with atomic_files(folder) as unfinished:
+        files = _write_scores(unfinished, settings | summary, scored, seen)
+        if page is not None:
+            tables = {"All patients": list(_as_rows(summary))}
+            page.write(unfinished / "page.html", f"Scores, {options.split} patients", tables, [*doubts, *notes])
+            files.append("page.html")
     _print_scores(console, scored, summary, options.protocol)
-    for note in notes:
-        console.print(note, markup=False)
+    for line in [*(f"warning: {doubt}" for doubt in doubts), *notes]:
+        console.print(line, markup=False)
     console.print(f"scores: {folder} ({', '.join(files)})", markup=False)
     if failures:
         raise RunError(f"{folder}: {plural(len(failures), 'patient')} not in the scores: {listed(failures)}")
     return summary
+
+
+def _seen_patients(
+    data: Dataset, workdirs: Sequence[Path], network: TrainedNetwork | Ensemble, options: EvaluateOptions
+) -> SeenPatients:
+    """Which of the split's patients the runs have seen.
+
+    Raises:
+        InputError: they have seen some, and the options do not allow it.
+    """
+    chosen_at = [one.step for one in network.members] if options.chosen_postprocessing else []
+    seen = SeenPatients.of(data, workdirs, options.split, chosen_at)
+    if not options.allow_seen:
+        seen.refuse(workdirs, "trained", "selected")
+    return seen
+
+
+def _settings(
+    data: Dataset, network: TrainedNetwork | Ensemble, postprocessing: PostprocessingConfig, options: EvaluateOptions
+) -> dict[str, object]:
+    """For `summary.json`: what was scored, and how."""
+    return {
+        "split": options.split,
+        "protocol": options.protocol,
+        "step": network.members[0].step if len(network.members) == 1 else None,
+        "best": all(one.is_best for one in network.members),
+        "runs": run_facts(network) if len(network.members) > 1 else [],
+        **asdict(network.config.inference),
+        **asdict(postprocessing),
+        "chosen_postprocessing": options.chosen_postprocessing,
+        "dataset_sha256": data.dataset_sha256,
+        "split_sha256": data.split_sha256,
+        "fold": data.fold,
+        "folds": data.folds_sha256,
+    }
+
+
+def _notes(
+    network: TrainedNetwork | Ensemble,
+    postprocessing: PostprocessingConfig,
+    scored: Sequence[ScoredPatient],
+    failures: Mapping[str, str],
+) -> list[str]:
+    """What a reader must know beside the scores, for the terminal and the page."""
+    notes = [f"{runs_in_words(network)}, {in_words(postprocessing, network.config.inference)}."]
+    notes += [f"{one_line(one.name)}: {note}." for one in scored for note in one.notes]
+    if failures:
+        notes.append(f"NOT IN THE SCORES: {plural(len(failures), 'patient')} that failed, {listed(failures)}.")
+    return notes
 
 
 def _score_all(
@@ -141,17 +211,17 @@ def _score_all(
 
 def _score(
     example: PatientExample,
-    probabilities: Float32[np.ndarray, "depth size size"],
+    probabilities: Float32[np.ndarray, "slices rows columns"],
     postprocessing: PostprocessingConfig,
     protocol: Protocol,
     page: Page | None,
 ) -> ScoredPatient:
     """Scores one patient, and puts it on the page if there is one."""
-    prediction, on_ct = ct_prediction(probabilities, example.ct_mask.shape, postprocessing)
+    prediction, on_ct, notes = postprocess_on_ct(probabilities, ct_grid_of(example), postprocessing)
     # NaN exceeds no threshold, so it would pass for a scan without tumour
     held = prediction if np.isfinite(probabilities).all() else None
     pair = (held, example.ct_mask, example.spacing_mm)
-    scored = ScoredPatient(example.name, score_protocol(*pair, protocol), score_patient(*pair))
+    scored = ScoredPatient(example.name, score_protocol(*pair, protocol), score_patient(*pair), notes)
     if page is not None:
         page.add(_on_page(example, prediction, on_ct, score_slices(held, example.ct_mask)))
     return scored
@@ -164,7 +234,7 @@ def _on_page(
     scores: SliceScores,
 ) -> PagePatient:
     """A patient as the page shows it; its image has the network's resolution, since the data set holds no other."""
-    image = to_ct_grid(example.image, *example.ct_mask.shape[1:])
+    image = ct_grid_of(example).values(example.image)
     summary = summarise([scores])
     shown = ("mean_dice_tumour_slices", "tumour_slices", "false_positive_slices", "false_negative_slices")
     return PagePatient(
@@ -174,20 +244,21 @@ def _on_page(
         prediction=prediction,
         probabilities=probabilities,
         truth=example.ct_mask,
-        scores=labeled({name: summary[name] for name in shown}),
+        scores=labelled({name: summary[name] for name in shown}),
+        sides=example.sides,
     )
 
 
 def _as_rows(summary: Summary) -> Iterator[dict[str, float | int | str | None]]:
     """A row for each score, under its label."""
-    for label, value in labeled(summary).items():
+    for label, value in labelled(summary).items():
         yield {"Score": label, "Value": value}
 
 
 def _write_scores(
     folder: Path, summary: Mapping[str, object], scored: list[ScoredPatient], seen: SeenPatients
 ) -> list[str]:
-    """`slices.csv`, `patients.csv`, and last `summary.json`, each whole or not at all; returns their names."""
+    """`slices.csv`, `patients.csv`, and `summary.json` with the SHA-256 of both; returns their names."""
     slices = []
     for one in scored:
         s = one.protocol.slices
@@ -198,8 +269,14 @@ def _write_scores(
     write_csv(folder / "slices.csv", slices)
     patients = [{"patient": one.name, **one.whole.row(), "seen": seen.uses.get(one.name, "")} for one in scored]
     write_csv(folder / "patients.csv", patients)
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(folder, summary)
     return ["summary.json", "slices.csv", "patients.csv"]
+
+
+def write_summary(folder: Path, summary: Mapping[str, object]) -> None:
+    """`summary.json`, with the checksums of the two tables beside it."""
+    checksums = {name: sha256_of(folder / name) for name in ("slices.csv", "patients.csv")}
+    write_checked(folder / "summary.json", {**summary, "files": checksums})
 
 
 def _print_scores(console: Console, scored: list[ScoredPatient], summary: Summary, protocol: Protocol) -> None:
@@ -213,7 +290,16 @@ def _print_scores(console: Console, scored: list[ScoredPatient], summary: Summar
         counts = (str(one["slices"]), str(one["tumour_slices"]))
         rows.append((patient.name, *counts, *map(number, dice), *map(str, wrong)))
     print_table(console, "Slice-wise scores on the CT's own grid", header, rows)
-    every = summarise([patient.protocol.slices for patient in scored])
+    print_means(console, [patient.protocol.slices for patient in scored], summary, protocol)
+
+
+def print_means(console: Console, slices: list[SliceScores], summary: Summary, protocol: Protocol) -> None:
+    """Means over all patients: of slices, by the protocol, and in 3-D.
+
+    Args:
+        slices: of each patient.
+    """
+    every = summarise(slices)
     console.print(
         f"mean slice-wise Dice {number(every['mean_dice_tumour_slices'])} over {every['tumour_slices']} tumour slices, "
         f"{number(every['mean_dice_all_slices'])} over all {every['slices']}; "
@@ -228,7 +314,7 @@ def _print_scores(console: Console, scored: list[ScoredPatient], summary: Summar
             f"{summary['patients_without_dice']} patients without tumour in these slices left out"
         )
     low, high = (summary[f"mean_volumetric_dice_{end}"] for end in ("low", "high"))
-    interval = "n = 1" if len(scored) == 1 else f"95% {number(low)} to {number(high)}, n = {len(scored)}"
+    interval = "n = 1" if len(slices) == 1 else f"95% {number(low)} to {number(high)}, n = {len(slices)}"
     console.print(
         f"in 3-D: mean Dice {number(summary['mean_volumetric_dice'])} ({interval}), "
         f"mean surface distance {number(summary['mean_volumetric_mean_surface_distance_mm'])} mm, "

@@ -1,14 +1,16 @@
 """`rdunet import-weights`."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from rdunet_jax.config import Gate, ImageSize
+from rdunet_jax.config import Gate
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.keras_weights import load_keras_weights
 from rdunet_jax.networks.models import create_model
-from rdunet_jax.ranges import check
-from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.runs import chosen_postprocessing, manifest, training_data
+from rdunet_jax.runs.start import has_checkpoint
+from rdunet_jax.runs.workdir import FILE, RunConfig
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 
@@ -26,15 +28,20 @@ def import_weights(path: Path, workdir: Path, run: RunConfig, gate: Gate | None 
     Raises:
         RunError: the file cannot be read or does not fit the network, or `workdir` holds a run already.
     """
-    check("image_size", run.image_size, ImageSize)
-    run.model.check_image_size(run.image_size)
-    if (workdir / "config.json").exists():
+    if has_checkpoint(workdir):
         raise RunError(f"{workdir}: already holds a run; give --workdir another folder")
     config, variables = load_keras_weights(path, run.model, gate)
     run = replace(run, model=config)
-    state = create_state(create_model(config), run.train, (config.patch_depth, run.image_size, run.image_size))
-    run.save(workdir)
+    state = create_state(create_model(config), run.train, run.window_shape)
+    for name in (training_data.FILE, chosen_postprocessing.FILE, manifest.FILE):  # of a training that never began
+        (workdir / name).unlink(missing_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(0, state.replace(params=variables["params"], batch_stats=variables["batch_stats"]))
-    checkpoints.close()
+    try:
+        run.save(workdir)
+        checkpoints.save(0, state.replace(params=variables["params"], batch_stats=variables["batch_stats"]))
+        checkpoints.close()
+    except BaseException:  # such as a full disk: no half of a run
+        (workdir / FILE).unlink(missing_ok=True)
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+        raise
     return run

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from data_pipeline.nsclc_radiomics.report import PATIENT_COLUMNS, patient_rows, rejections, table_2, times
 from data_pipeline.prepare import prepare_dataset
-from data_pipeline.settings import DatasetSettings, PrepareOptions
+from data_pipeline.settings import SPLITS, DatasetSettings, PrepareOptions
 from rdunet_jax.progress import progress_bar
 from rdunet_jax.workflows.display import print_table
 
@@ -27,9 +27,16 @@ def prepare_source(
     print_table(
         console,
         "Slices on the CT's own grid (as the paper's Table 2)",
-        ("split", "patients", "with tumour", "without", "patches"),
+        ("split", "patients", "with tumour", "without"),
         [(split, *map(str, row.values())) for split, row in table_2(account).items()],
     )
+    if account.folds:
+        counts = [[len(fold.splits[part]) for part in SPLITS] for fold in account.folds]
+        rows = [
+            (str(number), *map(str, count), f"{fold.split_sha256[:16]}…")
+            for number, (count, fold) in enumerate(zip(counts, account.folds, strict=True))
+        ]
+        print_table(console, "Folds (`train --fold`)", ("fold", *SPLITS, "SHA-256 of the split"), rows)
     for one in rejections(account.rejected):
         console.print(f"rejected {times(*one)}", markup=False)
     for names in account.copies:

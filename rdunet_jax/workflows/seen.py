@@ -1,22 +1,39 @@
 """Which of the patients to score a network has already seen, and what the reports say about it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.loading import Dataset
-from rdunet_jax.config import SplitName
+from data_pipeline.settings import SplitName
 from rdunet_jax.errors import RunError
-from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
+from rdunet_jax.runs.chosen_postprocessing import patients_chosen_on
 from rdunet_jax.runs.training_data import TrainingData, Use
+from rdunet_jax.runs.workdir import RunConfig
+
+
+def data_of_runs(data_dir: Path, dataset: str | None, workdirs: Sequence[Path]) -> Dataset:
+    """The data set to score runs on: of their own, the fold that they held out; else its own split.
+
+    Raises:
+        InputError: there is no such data set or run.
+    """
+    data = Dataset(data_dir, dataset)
+    folds = {RunConfig.load(workdir).fold for workdir in workdirs if not workdir.is_file()}
+    trained = [TrainingData.load(workdir) for workdir in workdirs]
+    own = all(one is not None and not one.is_other_dataset(data.account.to_json()) for one in trained)
+    return Dataset(data_dir, dataset, folds.pop()) if own and len(folds) == 1 else data
 
 
 @dataclass(frozen=True)
 class SeenPatients:
-    """The patients of a split that a run has used before."""
+    """The patients of a split that a run, or one of several, has used before."""
 
     uses: dict[str, Use]
     """By name; a patient that is new to the network is absent."""
+    renamed: frozenset[str]
+    """Those of them that the run has under another name; their slices or contours are equal."""
     count: int
     """Patients of the split."""
     known: bool
@@ -25,32 +42,40 @@ class SeenPatients:
     """Whether the data set is another than the run's own."""
 
     @classmethod
-    def of(cls, data: Dataset, workdir: Path, split: SplitName, chosen_at: int | None = None) -> "SeenPatients":
-        """Looks up the patients of a split in the records of a run.
+    def of(
+        cls, data: Dataset, workdirs: Sequence[Path], split: SplitName, chosen_at: Sequence[int] = ()
+    ) -> "SeenPatients":
+        """Looks up the patients of a split in the records of runs.
 
         Args:
-            chosen_at: step of the network, if its chosen post-processing is used: then the patients on which that was
+            chosen_at: step of each network, if its chosen post-processing is used: then the patients on which that was
                 chosen count as selected on.
 
         Raises:
             RunError: a record is damaged.
         """
-        names = data.patient_names(split)
-        trained = TrainingData.load(workdir)
-        chosen = () if chosen_at is None else ChosenPostprocessing.load(workdir, chosen_at).patients
-        selected: dict[str, Use] = {name: "selected" for name in names if name in chosen}
-        uses = selected | (trained.seen(names) if trained else {})
-        return cls(
-            uses, len(names), trained is not None, bool(trained and trained.is_other_dataset(data.account.to_json()))
-        )
+        patients = data.fingerprints(split)
+        each = [TrainingData.load(workdir) for workdir in workdirs]
+        trained = TrainingData.load_all(workdirs)
+        chosen = patients_chosen_on(workdirs, chosen_at) if chosen_at else set()
+        uses: dict[str, Use] = {name: "selected" for name in patients if name in chosen}
+        renamed: set[str] = set()
+        if trained:
+            uses |= trained.seen(patients)
+            renamed = {name for name in uses if name not in chosen and not trained.use_of({name})}
+        other_dataset = any(one is not None and one.is_other_dataset(data.account.to_json()) for one in each)
+        return cls(uses, frozenset(renamed), len(patients), bool(trained and trained.is_complete), other_dataset)
 
-    def refuse(self, workdir: Path, *uses: Use) -> None:
+    def refuse(self, workdirs: Sequence[Path], *uses: Use) -> None:
         """Raises RunError if a patient was used in one of these ways."""
         found = [name for name, use in self.uses.items() if use in uses]
         if found:
+            under = ", which the run has under another name: slices or contours are equal"
+            such = f"{found[0]}{under if found[0] in self.renamed else ''}"
+            runs = ", ".join(map(str, workdirs))
             raise RunError(
-                f"{workdir}: the network was trained or selected on {len(found)} of the {self.count} patients to score "
-                f"(such as {found[0]}), so their scores do not show how it does on new patients; to score them anyway, "
+                f"{runs}: the network was trained or selected on {len(found)} of the {self.count} patients to score "
+                f"(such as {such}), so their scores do not show how it does on new patients; to score them anyway, "
                 "marked as such, add --allow-seen"
             )
 
@@ -62,6 +87,10 @@ class SeenPatients:
             f"NOT NEW PATIENTS: the network was {verbs[use]} {count} of these {self.count} patients."
             for use, count in counts.items()
         ]
+        if self.renamed:
+            notes.append(
+                f"The run has {len(self.renamed)} of them under another name: their slices or contours are equal."
+            )
         if self.other_dataset:
             notes.append("Another data set than the network was trained on.")
         if not self.known:

@@ -1,15 +1,20 @@
 """Who the CTs of `rdunet segment` belong to: names for folders and reports, and whether the run has used the person."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int16
+
 from data_pipeline.errors import InputError
+from data_pipeline.preprocessing.fingerprints import fingerprint
 from data_pipeline.privacy import DEFAULT_KEY_FILE, in_home, load_key, pseudonym, safe_name, safe_names
-from rdunet_jax.config import SegmentOptions
-from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
-from rdunet_jax.runs.training_data import TrainingData
-from rdunet_jax.runs.workdir import TrainedNetwork
+from rdunet_jax.options import SegmentOptions
+from rdunet_jax.runs.chosen_postprocessing import patients_chosen_on
+from rdunet_jax.runs.training_data import TrainingData, Use
+from rdunet_jax.runs.workdir import Ensemble, TrainedNetwork
 from rdunet_jax.workflows.segment_report import Seen
 
 
@@ -33,31 +38,42 @@ def names_of(patient_ids: list[str], key: bytes | None, keep_ids: bool) -> dict[
 
 @dataclass(frozen=True)
 class RunPatients:
-    """Names of the patients that a run has used, without the endings of a person's further CTs (.ct2 and so on)."""
+    """The patients that a run, or one of several, has used."""
 
-    trained: frozenset[str]
-    selected: frozenset[str]
-    known: bool
-    """Whether the run records them."""
+    data: TrainingData | None
+    """None where the run does not record them."""
+    chosen: frozenset[str]
+    """Names of those on which the post-processing was chosen that is used."""
 
     @classmethod
-    def of(cls, workdir: Path, network: TrainedNetwork, options: SegmentOptions) -> "RunPatients":
-        data = TrainingData.load(workdir)
-        trained, selected = (data.trained_on, data.selected_on) if data else ((), ())
+    def of(cls, workdirs: Sequence[Path], network: TrainedNetwork | Ensemble, options: SegmentOptions) -> "RunPatients":
+        """Reads the records of runs.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        chosen: set[str] = set()
         if options.chosen_postprocessing:
-            selected += ChosenPostprocessing.load(workdir, network.step).patients
-        persons = (frozenset(re.sub(r"\.ct\d+$", "", name) for name in names) for names in (trained, selected))
-        return cls(*persons, known=data is not None)
+            chosen = patients_chosen_on(workdirs, [member.step for member in network.members])
+        return cls(TrainingData.load_all(workdirs), frozenset(chosen))
 
     def seen(self, patient_id: str, key: bytes | None) -> Seen:
-        """How the run has used a person."""
+        """How the run has used a person, by name; the endings of further CTs (.ct2 and so on) do not matter."""
         # A data set with identities has safe names, with a digest where two differ in case only.
         names = {safe_name(patient_id), safe_names([patient_id, patient_id.swapcase()])[patient_id]}
         if key is not None:
             names.add(pseudonym(patient_id, key))
-        if names & self.trained:
-            return "trained"
-        if names & self.selected:
-            return "selected"
-        has_pseudonyms = any(re.fullmatch(r"P-[0-9a-f]{10}", name) for name in self.trained | self.selected)
-        return "unknown" if not self.known or (key is None and has_pseudonyms) else "not_found"
+        listed = {*self.data.trained_on, *self.data.selected_on, *self.chosen} if self.data else self.chosen
+        if use := self._use({name for name in listed if re.sub(r"\.ct\d+$", "", name) in names}):
+            return use
+        has_pseudonyms = any(re.fullmatch(r"P-[0-9a-f]{10}", name) for name in listed)
+        known = self.data is not None and self.data.is_complete
+        return "unknown" if not known or (key is None and has_pseudonyms) else "not_found"
+
+    def seen_slices(self, hounsfield: Int16[np.ndarray, "depth height width"]) -> Use | None:
+        """How the run has used a CT, by its slices, whatever its patient is called; None if it has none of them."""
+        return self._use(self.data.copies(str(fingerprint(hounsfield, ())))) if self.data else None
+
+    def _use(self, names: set[str]) -> Use | None:
+        use = self.data.use_of(names) if self.data else None
+        return use or (None if self.chosen.isdisjoint(names) else "selected")

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,23 @@ from data_pipeline.errors import InputError
 T = TypeVar("T")
 
 
+LEAST_GIB = {
+    "prepare": 1,
+    "models": 1,
+    "compare": 1,
+    "pool": 1,
+    "sample-data": 1,
+}
+"""Address space that a command must have; `MOST_NEEDED_GIB` for the others. Measured: `prepare` and `models`."""
+MOST_NEEDED_GIB = 4
+SHORTAGES = (
+    "can't start new thread",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "RESOURCE_EXHAUSTED: Out of memory",
+)
+"""What errors say that have no type of their own for too little memory."""
 OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors of the file system that only writing has."""
 
@@ -32,6 +50,21 @@ def prepare_jax() -> None:
     order_for_memory()
     # XLA's remarks, such as its alarm at compilations of over two minutes: a user can do nothing about them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def require_address_space(command: str) -> None:
+    """Refuses a command that could not even begin in the address space of this process (`ulimit -v`): where a thread or
+    an allocation fails inside of XLA, the process is ended, or waits for ever.
+
+    Raises:
+        InputError: the limit is lower than what the command needs.
+    """
+    needed, limit = LEAST_GIB.get(command, MOST_NEEDED_GIB), resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < needed * 2**30:
+        raise InputError(
+            f"not enough memory: rdunet {command} needs an address space of {needed} GiB, and the limit is "
+            f"{limit / 2**30:.1f} GiB; raise it (ulimit -v)"
+        )
 
 
 def keep_compiled_programs() -> None:
@@ -125,15 +158,27 @@ def deferred(command: Callable[..., object], **defaults: Any) -> Callable[..., C
 
 
 def _in_one_line(box: str) -> str:
-    """What a box of tyro's says, without its frame, and without the help of options that fit."""
-    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    frame = "│╭╮╰╯─ |+-"  # where the terminal cannot show lines, ASCII
-    lines = [line.strip("│| ") for line in box.splitlines()[1:-1]]
-    parts = " ".join(line if line.strip(frame) else "\n" for line in lines).split("\n")
-    said = [part for part in parts if not re.match(r"\s*(Argument helptext|For full helptext)", part)]
-    sentences = (re.sub(r"\s+([.,;)])", r"\1", " ".join(part.split())).rstrip(".") for part in said)
-    # tyro's name of the parameter means nothing to a user, and the message names the option
-    return re.sub(r"^Error parsing [\w.-]+: ", "", "; ".join(sentences)) + "; see --help"
+    """What a box of tyro's says, without its title, its frame, and the help of the options it names.
+
+    The frame is two characters wide: lines where standard output is UTF-8, else blanks and hyphens. The names of
+    options are indented by four, their help by eight.
+    """
+    lines = [line[2:].rstrip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]
+    parts = [""]
+    for line in lines:
+        if not line.strip("─╯- "):
+            parts.append("")
+        elif not line.startswith(" " * 8):
+            separator = ", " if line.startswith("    -") and not parts[-1].endswith(":") else " "
+            parts[-1] += separator + line.strip()
+    said, *more = [part.strip(" .") for part in parts if part]
+    # tyro's name of a group of options means nothing to a user; what it says of one option are Python's types
+    said = re.sub(r"^Error parsing \w[\w.-]*: ", "", said)
+    if option := re.match(r"Error parsing (--[\w-]+): ", said):
+        (form,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith(f"    {option[1]} ")]
+        said = f"{option[1]} must have the form {form}"
+    hints = [part for part in more if part.startswith(("Perhaps you meant", "Available subcommands"))]
+    return "; ".join([said, *hints, "see --help"])
 
 
 @contextmanager
@@ -145,13 +190,15 @@ def mistakes_in_one_line(stopped: str) -> Iterator[None]:
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # messages of libraries that a user can do nothing about
     _make_streams_usable()
+    _silence_late_writes()
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except InputError as error:
-        _end(f"error: {error}", 2)
+        short = is_shortage(error) and "memory" not in str(error)
+        _end(f"error: {'not enough memory: ' if short else ''}{error}", 2)
     except BrokenPipeError:
         _end("", 141)
     except OSError as error:
@@ -159,12 +206,29 @@ def mistakes_in_one_line(stopped: str) -> Iterator[None]:
         _end(f"error: {where}{error.strerror or error}", 2)
     except MemoryError as error:
         _end(f"error: not enough memory{f' ({error})' if str(error) else ''}", 2)
-    except ImportError as error:
-        if "failed to map segment" not in str(error):
-            raise
-        _end("error: not enough memory to load the libraries", 2)
     except KeyboardInterrupt:
         _end(stopped, 130)
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        what = " to load the libraries" if isinstance(error, ImportError) else ""
+        _end(f"error: not enough memory{what}", 2)
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is too little memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in SHORTAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _silence_late_writes() -> None:
+    """Where one file of a checkpoint cannot be written, the others report to a loop that is closed by then."""
+    show = sys.unraisablehook
+    if show is sys.__unraisablehook__:
+        sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else show(late)
 
 
 def _make_streams_usable() -> None:

@@ -2,26 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.privacy import one_line, safe_name, safe_names
+from data_pipeline.settings import SplitName, VoxelSize, size_in_words
 from rdunet_jax.checked_json import DamagedError
-from rdunet_jax.config import EvaluateOptions, SplitName
 from rdunet_jax.errors import InputError, RunError
 from rdunet_jax.files import atomic_path
+from rdunet_jax.options import EvaluateOptions
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.workdir import TrainedNetwork
+from rdunet_jax.runs.workdir import Ensemble, TrainedNetwork
 from rdunet_jax.workflows.display import plural
-from rdunet_jax.workflows.prediction import load_network, predict_patients, sliding_window
+from rdunet_jax.workflows.prediction import as_runs, load_network, predict_patients, sliding_window
 from rdunet_jax.workflows.seen import SeenPatients
 
 
@@ -51,23 +51,23 @@ ALL = Shard(0, 1)
 class StoredProbabilities:
     """`evaluation/SPLIT/probabilities/step-STEP-HASH/NAME.npz`: mean probabilities on the network's grid, float32.
 
-    The hash is of weights, settings and data set, so no other network's probabilities are taken for this one's. It is
-    not of the code: remove the folder after a change of how the network predicts. Each file holds a CRC-32 of its
-    content (of the zip format), which is verified on reading.
+    For several runs the folder is called `mean-of-COUNT-HASH`. The hash is of weights, settings and data set, so no
+    other network's probabilities are taken for these. It is not of the code: remove the folder after a change of how
+    the network predicts. Each file holds a CRC-32 of its content (of the zip format), which is verified on reading.
     """
 
-    def __init__(self, data: Dataset, workdir: Path, split: SplitName, network: TrainedNetwork):
-        digest = hashlib.sha256(json.dumps([asdict(network.config), data.dataset_sha256]).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(network.variables):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        name = f"step-{network.step}-{digest.hexdigest()[:16]}"
+    def __init__(self, data: Dataset, workdir: Path, split: SplitName, network: TrainedNetwork | Ensemble):
+        members = network.members
+        networks = [[asdict(one.config), one.weights_sha256] for one in members]
+        digest = hashlib.sha256(json.dumps([networks, data.dataset_sha256]).encode())
+        which = f"step-{members[0].step}" if len(members) == 1 else f"mean-of-{len(members)}"
+        name = f"{which}-{digest.hexdigest()[:16]}"
         self.folder = workdir / "evaluation" / split / "probabilities" / name
         self.failures: dict[str, str] = {}
         """Patients whose prediction failed, and why."""
         self._names = safe_names(data.patient_names(split))
 
-    def load(self, example: PatientExample) -> Float32[np.ndarray, "depth size size"] | None:
+    def load(self, example: PatientExample) -> Float32[np.ndarray, "depth rows columns"] | None:
         """A patient's probabilities; None if there are none.
 
         Raises:
@@ -79,13 +79,15 @@ class StoredProbabilities:
                 stored = arrays["probabilities"]
         except FileNotFoundError:
             return None
+        except MemoryError:
+            raise
         except Exception as error:  # zipfile and NumPy raise errors of many kinds at damaged bytes
             raise DamagedError(f"{path}: damaged ({type(error).__name__})") from error
         if not isinstance(stored, np.ndarray) or stored.shape != example.image.shape or stored.dtype != np.float32:
             raise DamagedError(f"{path}: not the probabilities of this patient")
         return stored
 
-    def __getitem__(self, example: PatientExample) -> Float32[np.ndarray, "depth size size"]:
+    def __getitem__(self, example: PatientExample) -> Float32[np.ndarray, "depth rows columns"]:
         """Raises InputError if they were removed or damaged since they were stored."""
         try:
             probabilities = self.load(example)
@@ -95,7 +97,7 @@ class StoredProbabilities:
             raise InputError(f"{self.folder}: lost the probabilities of {example.name}; run the same command again")
         return probabilities
 
-    def save(self, example: PatientExample, probabilities: Float32[np.ndarray, "depth size size"]) -> None:
+    def save(self, example: PatientExample, probabilities: Float32[np.ndarray, "depth rows columns"]) -> None:
         """Writes a patient's probabilities, whole or not at all."""
         with atomic_path(self._path(example)) as path:
             np.savez(path, probabilities=probabilities)
@@ -105,21 +107,31 @@ class StoredProbabilities:
 
 
 def store_probabilities(
-    data: Dataset, workdir: Path, split: SplitName, network: TrainedNetwork, console: Console, shard: Shard = ALL
+    data: Dataset,
+    workdir: Path,
+    split: SplitName,
+    network: TrainedNetwork | Ensemble,
+    console: Console,
+    shard: Shard = ALL,
 ) -> StoredProbabilities:
     """Predicts those patients of a split, or of a shard of it, whose probabilities are not stored yet.
+
+    Args:
+        workdir: the folder to store them in, that of the run or another.
 
     A patient whose prediction fails is reported and left out: see `StoredProbabilities.failures`.
 
     Raises:
-        InputError: the split has no patients, the network was trained on other gray values or sizes, or the disk is
+        InputError: the split has no patients, the network was trained on other grey values or sizes, or the disk is
             full.
     """
-    trained_on, held = (network.config.intensity, network.config.image_size), (data.intensity, data.image_size)
-    if trained_on != held:
+    run = network.config
+    trained_on, held = (run.intensity, run.image_size), (data.intensity, data.image_size)
+    if trained_on != held or run.spacing != data.voxel_mm:
         raise InputError(
-            f"{data.folder}: holds {held[0]} gray values at {held[1]} pixels, the network in {workdir} was trained on "
-            f"{trained_on[0]} at {trained_on[1]}; choose another --dataset or --workdir"
+            f"{data.folder}: holds {held[0]} grey values at {size_in_words(held[1])} pixels{_at(data.voxel_mm)}, the "
+            f"network in {workdir} was trained on {trained_on[0]} at {size_in_words(trained_on[1])}{_at(run.spacing)}; "
+            "choose another --dataset or --workdir"
         )
     names = data.patient_names(split)[shard.first :: shard.of]
     if not names:
@@ -153,6 +165,10 @@ def store_probabilities(
     return stored
 
 
+def _at(voxel_mm: VoxelSize | None) -> str:
+    return "" if voxel_mm is None else f" of {' x '.join(f'{mm:g}' for mm in voxel_mm)} mm"
+
+
 def readable_patients(
     data: Dataset, split: SplitName, names: Iterable[str], on_failure: Callable[[str, Exception], None]
 ) -> Iterator[PatientExample]:
@@ -177,19 +193,44 @@ def reason(error: Exception) -> str:
     return one_line(lines[0] if lines else type(error).__name__)
 
 
-def store_shard(data: Dataset, workdir: Path, options: EvaluateOptions, shard: Shard, console: Console) -> None:
+def store_shard(
+    data: Dataset,
+    workdir: Path | Sequence[Path],
+    options: EvaluateOptions,
+    shard: Shard,
+    console: Console,
+    output: Path | None = None,
+) -> None:
     """Predicts the patients of a shard and scores none.
+
+    Args:
+        workdir: folder of the run, or those of several, whose mean is stored.
+        output: folder for the probabilities, in place of the run's.
 
     Raises:
         InputError: as `store_probabilities`; or patients of the split are not new to the network, or failed.
     """
-    network = load_network(workdir, options)
+    workdirs = as_runs(workdir)
+    folder = scores_folder(workdirs, output)
+    network = load_network(workdirs, options)
     if not options.allow_seen:
-        SeenPatients.of(data, workdir, options.split).refuse(workdir, "trained", "selected")
-    stored = store_probabilities(data, workdir, options.split, network, console, shard)
+        SeenPatients.of(data, workdirs, options.split).refuse(workdirs, "trained", "selected")
+    stored = store_probabilities(data, folder, options.split, network, console, shard)
     console.print(f"probabilities: {stored.folder}; the same command without --shard scores them", markup=False)
     if stored.failures:
         raise RunError(f"the prediction of {plural(len(stored.failures), 'patient')} failed: {listed(stored.failures)}")
+
+
+def scores_folder(workdirs: Sequence[Path], output: Path | None) -> Path:
+    """The folder that holds `evaluation/`: the run's, unless another is named.
+
+    Raises:
+        RunError: there are several runs, or a model file, and none is named.
+    """
+    if output is None and (len(workdirs) > 1 or workdirs[0].is_file()):
+        several = "several runs" if len(workdirs) > 1 else "a model file"
+        raise RunError(f"--output: name a folder for the scores of {several}")
+    return output or workdirs[0]
 
 
 def listed(failures: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from scipy import ndimage
 
 from data_pipeline.loading import Dataset
+from data_pipeline.settings import Sampling
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
@@ -19,7 +21,7 @@ from rdunet_jax.training.step import TrainState
 from rdunet_jax.workflows.prediction import ct_mask, predict_patients
 
 OnProgress = Callable[[int, int], None]
-Case = tuple[Float32[np.ndarray, "depth size size"], Bool[np.ndarray, "depth size size"], SliceScores]
+Case = tuple[Float32[np.ndarray, "depth rows columns"], Bool[np.ndarray, "depth rows columns"], SliceScores]
 """Probabilities and truth on the network's grid, and the scores of the thresholded prediction."""
 
 
@@ -31,7 +33,9 @@ class Validator:
     split: str
     on: Literal["patients", "patches", "none"]
     """Whole patients, scored on the CT's grid as `rdunet evaluate` does; their patches, scored on the network's grid
-    and not dilated; or nothing but the picture. Patients too short for a patch are scored as whole patients."""
+    and not dilated, where a patient too short for a patch is one; or nothing but the picture."""
+    sampling: Sampling
+    """Its selection and depth are those of the patches, without a tumour-free share."""
     window: SlidingWindow
     inference: InferenceConfig
 
@@ -48,25 +52,28 @@ class Validator:
         return Validation(summarise(scores)["mean_dice_marked_slices"] or 0.0, float(np.mean(soft)), picture)
 
     def _cases(self, state: TrainState, on_progress: OnProgress) -> Iterator[Case]:
-        patches = self.data.patch_count(self.split)
-        if self.on == "patches" and patches:
-            for number, (image, mask) in enumerate(self.data.patches(self.split), 1):
+        if self.on == "patches":
+            every = self.data.patches(self.split, self.sampling)
+            slices = [self.data.account.patients[name].depth for name in self.data.patient_names(self.split)]
+            short = [self.data.patient(self.split, i) for i, n in enumerate(slices) if n < self.sampling.depth]
+            patches = chain(every, ((one.image, one.mask) for one in short))
+            for number, (image, mask) in enumerate(patches, 1):
                 probabilities = self.window(state.variables, image)
                 yield probabilities, mask, score_slices(probabilities > self.inference.threshold, mask)
-                on_progress(number, patches)
+                on_progress(number, len(every) + len(short))
             return
         patients, count = self.data.patients(self.split), self.data.patient_count(self.split)
         for one, probabilities in predict_patients(patients, count, self.window, state.variables, on_progress):
-            mask = ct_mask(probabilities, one.ct_mask.shape, self.inference)
+            mask = ct_mask(probabilities, one, self.inference)
             yield probabilities, one.mask, score_slices(mask, one.ct_mask)
 
-    def _picture(self, state: TrainState) -> UInt8[np.ndarray, "size size 3"]:
+    def _picture(self, state: TrainState) -> UInt8[np.ndarray, "rows columns 3"]:
         image, truth = self._shown
         return draw_prediction(self.window(state.variables, image), image, truth, self.inference)
 
     @cached_property
-    def _shown(self) -> tuple[Shaped[np.ndarray, "depth size size"], Bool[np.ndarray, "depth size size"]]:
-        """As many slices as a patch has, around the one of the first patient that holds most tumor."""
+    def _shown(self) -> tuple[Shaped[np.ndarray, "depth rows columns"], Bool[np.ndarray, "depth rows columns"]]:
+        """As many slices as a patch has, around the one of the first patient that holds most tumour."""
         patient = next(self.data.patients(self.split))
         depth = self.window.depth
         middle = int(patient.mask.sum(axis=(1, 2)).argmax())
@@ -75,17 +82,17 @@ class Validator:
 
 
 def draw_prediction(
-    probabilities: Float32[np.ndarray, "depth size size"],
-    image: Shaped[np.ndarray, "depth size size"],
-    truth: Bool[np.ndarray, "depth size size"],
+    probabilities: Float32[np.ndarray, "depth rows columns"],
+    image: Shaped[np.ndarray, "depth rows columns"],
+    truth: Bool[np.ndarray, "depth rows columns"],
     inference: InferenceConfig,
-) -> UInt8[np.ndarray, "size size 3"]:
-    """The slice that holds most tumor, in gray, with the outlines of truth (green) and prediction (red)."""
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The slice that holds most tumour, in grey, with the outlines of truth (green) and prediction (red)."""
     index = int(truth.sum(axis=(1, 2)).argmax())
-    gray = np.asarray(image[index], np.float32)
-    gray = 255 * (gray - gray.min()) / max(float(np.ptp(gray)), 1.0)
-    picture = np.repeat(gray.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    grey = np.asarray(image[index], np.float32)
+    grey = 255 * (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
+    picture = np.repeat(grey.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
     prediction = probabilities[index] > inference.threshold
-    for mask, color in ((truth[index], (0, 255, 0)), (prediction, (255, 0, 0))):
-        picture[mask & ~ndimage.binary_erosion(mask)] = color
+    for mask, colour in ((truth[index], (0, 255, 0)), (prediction, (255, 0, 0))):
+        picture[mask & np.logical_not(ndimage.binary_erosion(mask))] = colour
     return picture

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,12 +19,13 @@ from data_pipeline.dicom.discovery import discover
 from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
+from data_pipeline.nsclc_radiomics import Builder
 from data_pipeline.nsclc_radiomics.report import table_2
 from data_pipeline.prepare import index_file, prepare_dataset
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid
 from data_pipeline.preprocessing.patches import patch_starts
 from data_pipeline.preprocessing.patient import prepare_image
-from data_pipeline.settings import DatasetSettings, PrepareOptions
+from data_pipeline.settings import DatasetSettings, PrepareOptions, Sampling
 from data_pipeline.splits import write_split
 from tests.data_pipeline.dicom_files import contour, write_rtstruct, write_series
 
@@ -31,6 +33,7 @@ DUMMY = Path(__file__).resolve().parents[2] / "data_pipeline" / "nsclc_radiomics
 SETTINGS = DatasetSettings(image_size=32)
 ONE = PrepareOptions(workers=1)
 KEEP = PrepareOptions(workers=1, keep_ids=True)
+ALL = Sampling("all")
 TISSUE = np.full((9, 12, 10), 1100, np.uint16)
 TISSUE[:, :, 0] = 24  # air, as in every chest CT
 
@@ -63,12 +66,51 @@ def test_examples_are_what_the_dicom_holds(intensity, tmp_path: Path) -> None:
         np.testing.assert_array_equal(example.ct_mask, mask)
         np.testing.assert_array_equal(example.mask, mask_to_network_grid(mask, 32))
         assert example.spacing_mm == pytest.approx(volume.geometry.spacing_mm)
-        starts = patch_starts(mask.any(axis=(1, 2)), "tumour_run")
+        starts = patch_starts(mask.any(axis=(1, 2)), "tumour_run")  # pyright: ignore[reportArgumentType]
         patches = list(data.patches(split))
         assert len(patches) == len(starts) == data.patch_count(split)
         for start, (image, patch_mask) in zip(starts, patches, strict=True):
             np.testing.assert_array_equal(image, example.image[start : start + 8])
             np.testing.assert_array_equal(patch_mask, example.mask[start : start + 8])
+
+
+def test_a_data_set_holds_every_slice_once(prepared) -> None:
+    data_dir, folder, account = prepared
+    builder: Any = tfds.builder_from_directory(str(next(data_dir.glob("nsclc_radiomics/*/*/"))))
+    for split, names in account.splits.items():
+        slices = [(one["patient"].decode(), int(one["start"])) for one in builder.as_data_source(split)]
+        assert slices == [(name, index) for name in names for index in range(account.patients[name].slices)]
+        assert all(one["image"].shape == (1, 32, 32) for one in builder.as_data_source(split))
+        assert all(one["image"].shape == (0, 32, 32) for one in builder.as_data_source(f"{split}_patients"))
+    for entry in account.patients.values():
+        lengths = [last - first + 1 for first, last in entry.tumour_runs]
+        assert sum(lengths) == entry.tumour_slices == entry.holds_tumour.sum()
+    assert '"tumour_runs"' in (folder / "report.json").read_text()
+
+
+@pytest.mark.parametrize("selection", ["tumour_run", "all"])
+def test_the_builder_makes_patches_for_users_of_tfds(selection, prepared, tmp_path: Path) -> None:
+    data = Dataset(prepared[0])
+    builder: Any = Builder(
+        source=DUMMY, settings=SETTINGS, selection=selection, options=KEEP, data_dir=str(tmp_path),
+        file_format="array_record",
+    )  # fmt: skip
+    builder.download_and_prepare()
+    assert builder.account is not None and builder.account.dataset_sha256 == data.dataset_sha256
+    for split in ("train", "validation", "test"):
+        patches = data.patches(split, Sampling(selection))
+        for (image, mask), example in zip(patches, builder.as_data_source(split), strict=True):
+            np.testing.assert_array_equal(example["image"], image)
+            np.testing.assert_array_equal(example["mask"], mask)
+        (whole,), (patient,) = builder.as_data_source(f"{split}_patients"), data.patients(split)
+        np.testing.assert_array_equal(whole["image"], patient.image)
+        np.testing.assert_array_equal(whole["ct_mask"], patient.ct_mask)
+    with pytest.raises(InputError, match=r"holds the patches of the TFDS builder.*rdunet prepare SOURCE"):
+        Dataset(tmp_path).patch_count("train")
+
+
+def test_the_builder_s_first_config_is_of_patches() -> None:
+    assert [config.name for config in Builder.BUILDER_CONFIGS[::4]] == ["slice_minmax_256_patches", "slice_minmax_256"]
 
 
 def test_the_account_counts_slices_and_contours(prepared) -> None:
@@ -88,14 +130,20 @@ def test_the_account_counts_slices_and_contours(prepared) -> None:
     assert "26951" in (folder / "report.md").read_text()  # the paper's count, to compare with
 
 
-def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> None:
-    settings = DatasetSettings(image_size=32, selection="all", test_share=0, validation_share=0)
-    prepare_dataset(DUMMY, tmp_path, settings, KEEP)
-    data = Dataset(tmp_path)
-    assert data.patch_count("train") == 9  # 3 patients of 10 slices
+@pytest.fixture(scope="module")
+def all_train(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The three patients of 10 slices, all for training."""
+    folder = tmp_path_factory.mktemp("all_train")
+    prepare_dataset(DUMMY, folder, replace(SETTINGS, test_share=0, validation_share=0), KEEP)
+    return Dataset(folder)
+
+
+def test_batches_are_shuffled_by_epoch_and_resume_anywhere(all_train: Dataset) -> None:
+    data = all_train
+    assert data.patch_count("train", ALL) == 9  # 3 patients of 10 slices
 
     def take(start: int, count: int, seed: int = 0) -> list[bytes]:
-        batches = data.batches("train", batch_size=2, seed=seed, start=start)
+        batches = data.batches("train", batch_size=2, seed=seed, start=start, sampling=ALL)
         return [np.ascontiguousarray(next(batches)["image"]).tobytes() for _ in range(count)]
 
     twelve = take(0, 12)
@@ -106,22 +154,28 @@ def test_batches_are_shuffled_by_epoch_and_resume_anywhere(tmp_path: Path) -> No
     batch = next(data.batches("train", batch_size=2, seed=0))
     assert batch["image"].shape == batch["mask"].shape == (2, 8, 32, 32, 1)
     with pytest.raises(InputError, match="9 patches"):
-        data.batches("train", batch_size=10, seed=0)
+        data.batches("train", batch_size=10, seed=0, sampling=ALL)
 
 
-def test_a_batch_names_its_patients_and_slices(tmp_path: Path) -> None:
-    settings = DatasetSettings(image_size=32, selection="all", test_share=0, validation_share=0)
-    prepare_dataset(DUMMY, tmp_path, settings, KEEP)
-    data = Dataset(tmp_path)
+@pytest.mark.parametrize("depth", [4, 8, 9])
+def test_a_batch_names_its_patients_and_slices(depth: int, all_train: Dataset) -> None:
+    """Patches of any depth are cut from one data set, each once an epoch."""
+    data, sampling, count = all_train, replace(ALL, depth=depth), 10 - depth + 1
     whole = {one.name: one for one in data.patients("train")}
-    batches = data.batches("train", batch_size=3, seed=0)
+    batches = data.batches("train", batch_size=3, seed=0, sampling=sampling)
     seen = set()
-    for batch in (next(batches) for _ in range(3)):
+    for batch in (next(batches) for _ in range(count)):
         assert set(batch) == {"image", "mask", "patient", "start"} and batch["start"].dtype == np.int32
-        for name, start, image in zip(batch["patient"].tolist(), batch["start"].tolist(), batch["image"], strict=True):
-            np.testing.assert_array_equal(image[..., 0], whole[name].image[start : start + 8])
-            seen.add((name, start))
-    assert seen == {(name, start) for name in data.patient_names("train") for start in range(3)}
+        assert batch["image"].dtype == batch["mask"].dtype == np.uint8
+        for name, start, image, mask in zip(
+            *(batch[key] for key in ("patient", "start", "image", "mask")), strict=True
+        ):
+            slices = slice(start, start + depth)
+            np.testing.assert_array_equal(image[..., 0], whole[name].image[slices])
+            np.testing.assert_array_equal(mask[..., 0], whole[name].mask[slices])
+            seen.add((str(name), int(start)))
+    assert seen == {(name, start) for name in data.patient_names("train") for start in range(count)}
+    assert data.patch_count("train", replace(ALL, depth=11)) == 0
     assert data.patient_names("train") == tuple(whole) and data.patient_names("test") == ()
 
 
@@ -139,6 +193,7 @@ def test_a_validation_patient_shorter_than_a_patch_is_kept_whole(tmp_path: Path)
     (short,) = data.patients("validation")
     assert (data.patient_count("validation"), short.image.shape[0]) == (1, 5)
     assert (data.patch_count("validation"), list(data.patches("validation"))) == (0, [])
+    assert data.patch_count("validation", Sampling(depth=5)) == 1
     with pytest.raises(InputError, match="0 patches in the split 'validation'"):
         data.batches("validation", batch_size=1, seed=0)
 
@@ -246,7 +301,7 @@ def examples(data_dir: Path) -> list[tuple]:
     return [
         (split, *(value.tobytes() if isinstance(value, np.ndarray) else value for value in example.values()))
         for split in sorted(builder.info.splits)
-        for example in builder.as_data_source(split)
+        for example in builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
     ]
 
 
@@ -321,11 +376,17 @@ def test_headers_are_read_once_and_remembered_outside(tmp_path: Path, monkeypatc
     assert index.parent.stat().st_mode & 0o777 == 0o700
     content = index.read_bytes()
     assert not [path for path in (tmp_path / "data").rglob("*") if "index" in path.name]
+    old = tmp_path / "data" / "dicom_index.json"  # where earlier versions kept it
+    old.write_text('{"format":"rdunet DICOM index 1","key":"00","files":{}}')
     monkeypatch.setattr("data_pipeline.dicom.headers._read_header", None)
     prepare_dataset(DUMMY, tmp_path / "data", replace(SETTINGS, image_size=16), KEEP)
-    assert index.read_bytes() == content
+    assert index.read_bytes() == content and not old.exists()
+    old.write_text("the user's own")
+    prepare_dataset(DUMMY, tmp_path / "data", replace(SETTINGS, image_size=24), KEEP)
+    assert old.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.data_pipeline.kill_prepare", str(DUMMY), str(tmp_path), "20"]
     run = subprocess.run(command, cwd=DUMMY.parents[2], capture_output=True, text=True, timeout=300)

@@ -80,11 +80,11 @@ def some_slices(folder: Folder, series: Written) -> np.ndarray:
 
 
 def plain(folder: Folder, patient: int, **options) -> tuple[Written, Path]:
-    """A CT and its RTSTRUCT, with another organ beside the tumor."""
+    """A CT and its RTSTRUCT, with another organ beside the tumour."""
     series = series_of(folder, patient, 1)
-    tumor, mask = drawing(folder, series, some_slices(folder, series), options.pop("referenced", True))
+    tumour, mask = drawing(folder, series, some_slices(folder, series), options.pop("referenced", True))
     other, _ = drawing(folder, series, some_slices(folder, series))
-    rois = {"Lung": other, "GTV-1": tumor} if folder.generator.integers(2) else {"GTV-1": tumor, "Lung": other}
+    rois = {"Lung": other, "GTV-1": tumour} if folder.generator.integers(2) else {"GTV-1": tumour, "Lung": other}
     path = write_rtstruct(folder.path / f"{patient}/rs", rois, series, patient=patient, **options)
     folder.masks[f"PATIENT-{patient}", series.series_uid] = mask
     return series, path

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from data_pipeline import sample_data
 from data_pipeline.errors import InputError
-from data_pipeline.sample_data import LICENSE_NOTICE, fetch_sample_data
+from data_pipeline.sample_data import LICENCE_NOTICE, fetch_sample_data
 
 FOLDER = "cerr/datasets/radiomics_phantom_dicom/"
 DATA = {"pat_1/DCM_IMG_00000.dcm": "ct", "pat_1/DCM_RS_00001.dcm": "contours", "pat_2/DCM_IMG_00000.dcm": "ct"}
@@ -122,8 +122,8 @@ def test_a_failing_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_notice_names_licence_and_source() -> None:
-    assert "CC BY-NC 3.0" in LICENSE_NOTICE
-    assert "doi:10.17195/candat.2016.08.1" in LICENSE_NOTICE
+    assert "CC BY-NC 3.0" in LICENCE_NOTICE
+    assert "doi:10.17195/candat.2016.08.1" in LICENCE_NOTICE
 
 
 @pytest.mark.slow

@@ -9,14 +9,17 @@ from data_pipeline.settings import DatasetSettings, PrepareOptions
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("image_size", [0, -1, -8, 8, 60, 1032, 1_000_000], "--image-size .*: give a multiple of 8 from 16 to 1024"),
-        ("seed", [-1, 2**32], "--seed .*: give a whole number from 0 to 4294967295"),
-        ("test_share", [2, -1, 1, float("nan"), float("inf")], "--test-share .*: give a share from 0 up to"),
-        ("validation_share", [1, -0.1, float("nan")], "--validation-share .*: give a share from 0 up to"),
-        ("roi", ["(", "*", "", "  "], "--roi"),
-        ("intensity", ["keras", ""], "--intensity .*: choose one of slice_minmax, hu_window"),
-        ("selection", ["some"], "--selection .*: choose one of tumour_run, any_tumour, all"),
-        ("fill_rule", ["keras"], "--fill-rule .*: choose one of pixel_center, "),
+        (
+            "image_size",
+            [0, -1, -8, 8, 60, 1032, 1_000_000, (96, 60), (0, 96), (96,), (96, 96, 96), ()],
+            "image_size is .*, from 16 to 1024 in steps of 8",
+        ),
+        ("seed", [-1, 2**32], "seed is .* whole number, from 0 to 4294967295"),
+        ("test_share", [2, -1, 1, float("nan"), float("inf")], "test_share is .* number, from 0 and below 1"),
+        ("validation_share", [1, -0.1, float("nan")], "validation_share is .* number, from 0 and below 1"),
+        ("roi", ["", "  "], "roi is "),
+        ("intensity", ["keras", ""], "intensity is .* must be text, one of slice_minmax, hu_window"),
+        ("fill_rule", ["keras"], "fill_rule is .* must be one of pixel_centre, "),
     ],
 )
 def test_values_out_of_range_are_refused_with_the_range(name: str, values: list, message: str) -> None:
@@ -35,10 +38,12 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
 
 @pytest.mark.parametrize("workers", [-3, 0, 1025])
 def test_a_number_of_workers_is_checked(workers: int) -> None:
-    with pytest.raises(InputError, match=r"--workers .*: give a whole number from 1 to 1024"):
+    with pytest.raises(InputError, match=r"workers is .* whole number, from 1 to 1024"):
         PrepareOptions(workers=workers)
 
 
 def test_names_of_data_sets() -> None:
     assert DatasetSettings().name == "slice_minmax_256"
-    assert DatasetSettings(selection="all", fill_rule="rt_utils").name == "slice_minmax_256_all_rt_utils"
+    assert DatasetSettings(image_size=(96, 128), spacing=(1, 1, 3)).name == "slice_minmax_96x128_1x1x3mm"
+    assert DatasetSettings(image_size=(32, 32)) == DatasetSettings(image_size=32)
+    assert DatasetSettings(interpolate_gaps=True, fill_rule="rt_utils").name == "slice_minmax_256_rt_utils_interpolated"

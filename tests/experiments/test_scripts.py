@@ -16,7 +16,7 @@ SCRIPTS = {
     for path in sorted((ROOT / "experiments").rglob("*.py"))
     if '__name__ == "__main__"' in path.read_text()
 }
-INTERNAL = {"experiments.benchmarks.contestants", "experiments.benchmarks.startup"}
+INTERNAL = {f"experiments.benchmarks.{name}" for name in ("contestants", "device_part", "startup")}
 """Started by `bench`, not by users."""
 FOR_USERS = sorted(set(SCRIPTS) - INTERNAL)
 
@@ -64,10 +64,12 @@ def test_a_script_that_is_run_as_a_file_names_the_command(name: str) -> None:
     ("name", "arguments", "said"),
     [
         ("experiments.studies.compare_keras", ["--output", "{}/x"], "--smoke"),
-        ("experiments.studies.real_patients", ["--output", "{}/x", "--lung1", "{}/none"], "no such folder"),
-        ("experiments.studies.real_patients", ["--output", "{}", "--lung1", "{}", "--folds", "9"], "the patients are"),
-        ("experiments.paper.table3_baselines", ["--output", "{}"], "rdunet prepare"),
+        ("experiments.studies.real_patients", ["--output", "{}/x"], "--lung1"),
+        ("experiments.studies.real_patients", ["--output", "{}/x", "--lung1", *3 * ["{}/none"]], "no such folder"),
+        ("experiments.studies.real_patients", ["--output", "{}", "--patients", "9"], "the patients are"),
+        ("experiments.paper.tables", ["table3", "--output", "{}"], "rdunet prepare"),
         ("experiments.tutorials.custom_variant", ["--data-dir", "{}/none", "--workdir", "{}/w"], "{}/none"),
+        ("experiments.tutorials.export_onnx", ["{}", "--output", "{}/x.onnx"], "no trained network"),
         ("experiments.keras_baseline.convert", ["--workdir", "{}", "--output", "{}/x.keras"], "no trained network"),
         ("experiments.keras_baseline.convert", ["--workdir", "{}", "--output", "{}/x.h5"], ".keras"),
         ("experiments.benchmarks.bench", ["patient", "--ct", "{}/none"], "{}/none"),

@@ -9,8 +9,8 @@ from tests.data_pipeline.shapes import drawn, plain_geometry, regular
 GEOMETRY = plain_geometry(depth=9, height=80, width=80)
 
 
-def disk(slice_index: int, radius: float, center=(40, 40), **fields):
-    return drawn(GEOMETRY, slice_index, regular(200, radius, centre=center), **fields)
+def disk(slice_index: int, radius: float, centre=(40, 40), **fields):
+    return drawn(GEOMETRY, slice_index, regular(200, radius, centre=centre), **fields)
 
 
 def test_gaps_are_counted_and_left_empty_by_default():
@@ -26,7 +26,7 @@ def test_a_cone_is_filled_to_the_radius_in_between():
     assert (account.gap_slices, account.interpolated_slices) == (3, 3)
     row, column = np.mgrid[:80, :80] - 40
     for index, radius in ((2, 15), (3, 20), (4, 25)):
-        # Distances are between pixel centers, so that the outline is known to half a pixel on either side.
+        # Distances are between pixel centres, so that the outline is known to half a pixel on either side.
         wrong = mask[index] != (np.hypot(row, column) < radius)
         assert not wrong[np.abs(np.hypot(row, column) - radius) > 1].any()
     assert account.mask_voxels == mask.sum() and not mask[[0, 6, 7, 8]].any()
@@ -50,6 +50,6 @@ def test_shapes_that_do_not_overlap_are_not_joined():
 
 
 @pytest.mark.parametrize("rule", ["rt_utils", "authors_code"])
-def test_the_fill_rule_applies_to_the_neighbors_too(rule):
+def test_the_fill_rule_applies_to_the_neighbours_too(rule):
     mask, _ = mask_from_contours([disk(1, 9), disk(3, 9)], GEOMETRY, fill_rule=rule, interpolate_gaps=True)
     np.testing.assert_array_equal(mask[2], mask[1])

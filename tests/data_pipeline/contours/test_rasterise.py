@@ -62,7 +62,7 @@ def test_zigzags_cost_time_in_proportion_to_their_points_and_little_memory(point
     area, centroid = moments([polygon])
     assert time.process_time() - start < 5 * points / 8_000  # 0.8 s alone on one core; the square took 33 s
     # Half of 480 x 500 pixels, and the strip of 5 x 500 below; the teeth are narrower than a pixel, so that the count
-    # of pixel centers is right on average only: 1%.
+    # of pixel centres is right on average only: 1%.
     expected = 480 * 500 / 2 + 5 * 500
     assert area[0] == pytest.approx(expected, rel=0.01) and mask.sum() == pytest.approx(expected, rel=0.01)
     assert centroid[0, 2] == pytest.approx(255, abs=2)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.data import get_testdata_file
@@ -147,9 +148,9 @@ def test_absent_or_empty_folders_are_one_clear_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-PET = dict(series=2, Modality="PT", SOPClassUID="1.2.840.10008.5.1.4.1.1.128")
-MR = dict(series=2, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
-ENHANCED = dict(series=2, depth=1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")
+PET: dict[str, Any] = dict(series=2, Modality="PT", SOPClassUID="1.2.840.10008.5.1.4.1.1.128")
+MR: dict[str, Any] = dict(series=2, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+ENHANCED: dict[str, Any] = dict(series=2, depth=1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")
 
 
 @pytest.mark.parametrize(("other", "kind"), [(PET, "PT"), (MR, "MR"), (ENHANCED, "rejected CT")])
@@ -167,10 +168,24 @@ def test_an_rtstruct_drawn_on_another_modality_is_rejected_by_name(tmp_path, oth
     assert rejection.reason == f"RTSTRUCT was drawn on a {kind} series, not on a CT that can be used"
 
 
+def test_an_rtstruct_of_a_pet_that_is_not_in_the_folder_is_not_given_to_the_ct_of_its_frame(tmp_path):
+    series = write_series(tmp_path / "ct")
+    absent = write_series(tmp_path / "elsewhere", **PET)
+    shutil.rmtree(tmp_path / "elsewhere")
+    item = contour(absent.points(0, TRIANGLE), absent.uids[0])
+    path = write_rtstruct(tmp_path / "rs", {"GTV-1": [item]}, absent)
+    assert [one.rtstructs for one in discover(tmp_path).series] == [(path,)]  # of images of CT, as the item says
+    item.ContourImageSequence[0].ReferencedSOPClassUID = PET["SOPClassUID"]
+    write_rtstruct(tmp_path / "rs", {"GTV-1": [item]}, absent)
+    found = discover(tmp_path)
+    assert [one.rtstructs for one in found.series] == [()] and len(series.files) == len(found.series[0].files)
+    assert [one.reason for one in found.rejected] == ["RTSTRUCT was drawn on a PT series that is not in the folder"]
+
+
 def test_contours_that_contradict_the_series_reference_are_rejected(tmp_path):
     """The file names the CT, but its contours reference images of the PET, or of a second CT."""
     series = write_series(tmp_path / "a/ct", height=20)
-    pet = write_series(tmp_path / "a/pet", **PET)
+    pet = write_series(tmp_path / "a/pet", **PET)  # pyright: ignore[reportArgumentType]
     write_rtstruct(tmp_path / "a/rs", {"GTV-1": [contour(series.points(1, TRIANGLE), pet.uids[1])]}, series)
     series = write_series(tmp_path / "b/ct", patient=2)
     second = write_series(tmp_path / "b/ct2", patient=2, series=2)
@@ -187,7 +202,7 @@ def test_contours_that_contradict_the_series_reference_are_rejected(tmp_path):
 def test_contours_decide_between_the_series_that_a_file_lists(tmp_path):
     """Planning systems list the PET of a study beside the CT that was contoured."""
     series = write_series(tmp_path / "ct")
-    pet = write_series(tmp_path / "pet", **PET)
+    pet = write_series(tmp_path / "pet", **PET)  # pyright: ignore[reportArgumentType]
 
     def list_both(dataset):
         (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
@@ -261,9 +276,11 @@ def test_index_is_reused_until_a_file_changes(tmp_path, monkeypatch):
     (tmp_path / "in/new.txt").write_text("new")
     assert discover(tmp_path / "in", index=index).series == fresh.series
     assert set(read) == {series.files[2], tmp_path / "in/new.txt"}
-    index.write_text(index.read_text()[:-20])
-    read.clear()
-    assert discover(tmp_path / "in", index=index).series == fresh.series and len(read) == 6
+    whole = index.read_text()
+    for damaged in (whole[:-20], whole.replace('"kind":"CT"', '"kind":"PT"', 1), ""):
+        index.write_text(damaged)
+        read.clear()
+        assert discover(tmp_path / "in", index=index).series == fresh.series and len(read) == 6
 
 
 def test_index_holds_no_identities(tmp_path):
@@ -271,7 +288,7 @@ def test_index_holds_no_identities(tmp_path):
     rtstruct(tmp_path / "CANARY-ID/rs", series)
     discover(tmp_path / "CANARY-ID", index=tmp_path / "index.json")
     text = (tmp_path / "index.json").read_text()
-    assert len(json.loads(text)["files"]) == 5
+    assert len(json.loads(text.splitlines()[0])["files"]) == 5
     assert not [word for word in ("CANARY", "Canary", "PATIENT", series.series_uid, uid(1)) if word in text]
 
 
@@ -298,7 +315,7 @@ def test_interrupted_reading_keeps_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_index, "_read_header", interrupted)
     with pytest.raises(KeyboardInterrupt):
         discover(tmp_path / "in", index=tmp_path / "index.json")
-    assert len(json.loads((tmp_path / "index.json").read_text())["files"]) == 4
+    assert len(json.loads((tmp_path / "index.json").read_text().splitlines()[0])["files"]) == 4
 
 
 def test_real_patients(real_patients):

@@ -1,35 +1,21 @@
-"""CT series to volumes: order, Hounsfield units, geometry, and every kind of series that is not as it should be."""
+"""CT series to volumes: order, geometry, doubles, several acquisitions, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    RLELossless,
-)
 
 from data_pipeline.dicom.discovery import CTSeries, discover
-from data_pipeline.dicom.hounsfield import AIR, air_fraction
-from data_pipeline.dicom.volume import CTVolume, read_chest_ct, read_volume
+from data_pipeline.dicom.hounsfield import air_fraction
+from data_pipeline.dicom.volume import read_chest_ct, read_volume
 from data_pipeline.errors import InputError
-from tests.data_pipeline.dicom_files import AXIAL, jpeg_lossless, uid, write_series
+from tests.data_pipeline.dicom.volumes import chest, volume_of
+from tests.data_pipeline.dicom_files import AXIAL, uid, write_series
 from tests.data_pipeline.shapes import random_geometry, rotation
-
-
-def volume_of(folder: Path) -> CTVolume:
-    (patient,) = discover(folder).series
-    return read_volume(patient)
-
 
 ORIENTATIONS = {
     "axial": AXIAL,
@@ -76,133 +62,6 @@ def test_to_index_and_to_patient_are_inverse(seed, depth, uneven):
     np.testing.assert_allclose(geometry.to_patient(whole), geometry.positions_mm, atol=1e-9)
 
 
-# --- values ---
-
-
-def test_rescale_differs_from_image_to_image(tmp_path):
-    def edit(index, image):
-        image.RescaleSlope, image.RescaleIntercept = (1, -1000) if index else (2, 10)
-
-    stored = np.full((3, 4, 4), 100, np.uint16)
-    write_series(tmp_path, stored=stored, edit=edit)
-    assert volume_of(tmp_path).hounsfield[:, 0, 0].tolist() == [210, -900, -900]
-
-
-def test_fractional_rescale_is_rounded_and_told(tmp_path):
-    stored = np.arange(32, dtype=np.int16).reshape(2, 4, 4)
-    write_series(tmp_path, stored=stored, RescaleSlope="0.5", RescaleIntercept="-0.1")
-    volume = volume_of(tmp_path)
-    np.testing.assert_array_equal(volume.hounsfield, np.rint(stored * 0.5 - 0.1))
-    assert volume.notes == ("fractional HU were rounded in 2 of 2 slices",)
-
-
-@pytest.mark.parametrize(("stored", "bits", "expected"), [(0xF005, 12, 5), (0x0FFF, 12, 4095), (0x0805, 16, 0x805)])
-def test_unsigned_bits_above_the_stored_ones_are_dropped(tmp_path, stored, bits, expected):
-    write_series(tmp_path, stored=np.full((2, 4, 4), stored, np.uint16), BitsStored=bits, RescaleIntercept=0)
-    volume = volume_of(tmp_path)
-    assert (volume.hounsfield == expected).all()
-    assert bool(volume.notes) == (stored == 0xF005)
-
-
-@pytest.mark.parametrize("stored", [0x0FFE, -2, 0x7FFE])
-def test_signed_values_are_extended_from_their_own_sign_bit(tmp_path, stored):
-    write_series(tmp_path, stored=np.full((2, 4, 4), stored, np.int16), BitsStored=12, HighBit=11, RescaleIntercept=0)
-    assert (volume_of(tmp_path).hounsfield == -2).all()
-
-
-@pytest.mark.parametrize(("kind", "intercept"), [(np.int16, 0), (np.uint16, -32768)])
-def test_padding_becomes_air(tmp_path, kind, intercept):
-    stored = np.full((2, 4, 4), 50 - intercept, kind)
-    stored[0, 0], stored[0, 1], stored[1, 0] = -2000 - intercept, -3024 - intercept, 9000 - intercept
-    write_series(tmp_path, stored=stored, RescaleIntercept=intercept, PixelPaddingValue=9000 - intercept)
-    volume = volume_of(tmp_path)
-    assert (volume.hounsfield[0, :2] == AIR).all() and (volume.hounsfield[1, 0] == AIR).all()
-    assert (volume.hounsfield[:, 2:] == 50).all()
-    assert volume.notes == (
-        "declared padding was set to air in 1 of 2 slices",
-        "padding below -1024 HU was set to air in 1 of 2 slices",
-    )
-
-
-def test_values_beyond_16_bits_are_clipped_and_told(tmp_path):
-    write_series(tmp_path, stored=np.full((2, 4, 4), 60000, np.uint16))
-    volume = volume_of(tmp_path)
-    assert (volume.hounsfield == 32767).all() and volume.notes == (
-        "values beyond 16 bits were clipped in 2 of 2 slices",
-    )
-
-
-# The same image as shipped by pydicom in every encoding, against the plain one.
-ENCODED = (
-    "MR_small_RLE",
-    "MR_small_jp2klossless",
-    "MR_small_jpeg_ls_lossless",
-    "MR_small_bigendian",
-    "MR_small_implicit",
-)
-
-
-@pytest.mark.parametrize("name", ENCODED)
-def test_transfer_syntaxes_give_the_same_values(tmp_path, name):
-    folders = []
-    for source in ("MR_small", name):
-        folders.append(tmp_path / source)
-        for index in range(2):
-            image = pydicom.dcmread(str(get_testdata_file(f"{source}.dcm")))
-            image.SOPClassUID, image.Modality = CTImageStorage, "CT"
-            image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-            image.RescaleSlope, image.RescaleIntercept = 1, 0
-            image.ImagePositionPatient = [0, 0, index]
-            image.SOPInstanceUID = uid(index)
-            folders[-1].mkdir(exist_ok=True)
-            image.save_as(folders[-1] / f"{index}.dcm")
-    plain, encoded = (volume_of(folder) for folder in folders)
-    assert plain.hounsfield.max() > 200
-    np.testing.assert_array_equal(plain.hounsfield, encoded.hounsfield)
-
-
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian])
-def test_compressed_series(tmp_path, syntax):
-    def edit(_, image):
-        if syntax == DeflatedExplicitVRLittleEndian:
-            image.file_meta.TransferSyntaxUID = syntax
-        else:
-            image.compress(syntax, generate_instance_uid=False)
-
-    written = write_series(tmp_path, height=70, width=64, edit=edit)
-    np.testing.assert_array_equal(volume_of(tmp_path).hounsfield, written.stored.astype(int) - 1024)
-
-
-@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
-def test_jpeg_lossless_series(tmp_path, syntax):
-    """What many archives send. No encoder is at hand, so here is the smallest one."""
-
-    def edit(index, image):
-        image.file_meta.TransferSyntaxUID = syntax
-        image.PixelData = encapsulate([jpeg_lossless(stored[index])])
-        image["PixelData"].is_undefined_length = True
-
-    stored = np.random.default_rng(0).integers(0, 65535, (3, 9, 14)).astype(np.uint16) // 20
-    write_series(tmp_path, stored=stored, edit=edit)
-    np.testing.assert_array_equal(volume_of(tmp_path).hounsfield, stored.astype(int) - 1024)
-
-
-@pytest.mark.parametrize("name", ["JPGExtended"])
-def test_jpeg_extended_series(tmp_path, name):
-    """Lossy, 12 bits. The values are pydicom's own: this asserts that a decoder is there, and ours uses it."""
-    source = pydicom.dcmread(str(get_testdata_file(f"{name}.dcm")))
-
-    def edit(_, image):
-        image.file_meta.TransferSyntaxUID = source.file_meta.TransferSyntaxUID
-        image.PixelData = source.PixelData
-        image["PixelData"].is_undefined_length = True
-        image.BitsStored, image.HighBit, image.RescaleIntercept = 12, 11, 0
-
-    write_series(tmp_path, depth=2, height=source.Rows, width=source.Columns, edit=edit)
-    np.testing.assert_array_equal(volume_of(tmp_path).hounsfield[0], source.pixel_array)
-    assert source.pixel_array.max() > 100
-
-
 def test_a_mask_outside_the_body_is_mostly_air():
     hounsfield = np.full((2, 8, 8), -1000, np.int16)
     hounsfield[:, :, 4:] = 40
@@ -210,9 +69,6 @@ def test_a_mask_outside_the_body_is_mostly_air():
     mask[0, 2:4, 3:7] = True
     assert air_fraction(hounsfield, mask) == 0.25
     assert air_fraction(hounsfield, np.roll(mask, -3, axis=2)) == 1
-
-
-# --- geometry that is not as it should be: repaired or kept, with a note ---
 
 
 def stack(heights, shift=(0.0, 0.0)) -> np.ndarray:
@@ -313,9 +169,6 @@ def test_acquisition_numbers_that_merely_count_up_are_no_matter(tmp_path):
     assert volume_of(tmp_path).hounsfield.shape[0] == 6 and not volume_of(tmp_path).notes
 
 
-# --- refused ---
-
-
 def only_second(**elements):
     def edit(index, image):
         for keyword, value in elements.items():
@@ -343,7 +196,7 @@ REFUSED = {
     "no rescale": (dict(RescaleSlope=None), "no RescaleSlope"),
     "zero slope": (dict(RescaleSlope=0), "rescale are not valid"),
     "optical density": (only_second(RescaleType="OD"), "not in Hounsfield units"),
-    "palette": (only_second(PhotometricInterpretation="PALETTE COLOR"), "is a color image"),
+    "palette": (only_second(PhotometricInterpretation="PALETTE COLOR"), "is a colour image"),
     "sign": (only_second(PixelRepresentation=9), "PixelRepresentation is neither 0 nor 1"),
     "bits": (only_second(BitsStored=17), "BitsStored is not between 1 and BitsAllocated"),
     "no bits": (only_second(BitsStored=0), "BitsStored is not between 1 and BitsAllocated"),
@@ -356,7 +209,7 @@ REFUSED = {
     "mostly missing, uneven": (dict(positions=stack([0, 1, 2, 90.5, 91.5])), "88 slices are missing"),
     "short pixels": (only_second(PixelData=b"\0" * 100), "not a readable CT image"),
     "no pixels": (dict(PixelData=None), "no PixelData|not a readable"),
-    "two frames": (dict(NumberOfFrames=2), "not a single-frame gray image"),
+    "two frames": (dict(NumberOfFrames=2), "not a single-frame grey image"),
     "giant": (dict(Rows=65535, Columns=65535), "claims 65535 x 65535 pixels"),
     "other matrix": (only_second(Rows=10, PixelData=bytes(200)), "matrix differs"),
 }
@@ -370,9 +223,6 @@ def test_refusals_are_one_line_that_names_the_place(tmp_path, how, message):
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value) and "Canary" not in str(error.value)
 
 
-# --- two reconstructions under one UID ---
-
-
 def second_reconstruction(folder: Path, depth: int, offset: float, **elements) -> None:
     def edit(index, image):
         image.SOPInstanceUID = uid(9, index)
@@ -384,7 +234,7 @@ def second_reconstruction(folder: Path, depth: int, offset: float, **elements) -
 @pytest.mark.parametrize("second", [dict(ConvolutionKernel="B70f"), dict(SliceThickness="5.0")], ids=str)
 @pytest.mark.parametrize("offset", [0.0, 1.5, 1.0])  # at the same places, evenly and unevenly in between
 def test_interleaved_reconstructions_are_told_apart(tmp_path, second, offset):
-    first = dict(ConvolutionKernel="B30f", SliceThickness="3")
+    first: dict[str, Any] = dict(ConvolutionKernel="B30f", SliceThickness="3")
     for depth in (2, 6):
         written = write_series(tmp_path / str(depth), depth=6, **first)
         second_reconstruction(tmp_path / str(depth), depth, offset, **{**first, **second})
@@ -412,81 +262,6 @@ def test_a_thickness_that_is_the_distance_to_the_next_slice_is_no_second_reconst
     )
 
 
-# --- values and planes that cannot be a chest CT ---
-
-
-def chest(depth: int = 4, size: int = 20) -> np.ndarray:
-    """Air around a body of soft tissue with lungs and a bone, HU."""
-    hounsfield = np.full((depth, size, size), -1000, np.int16)
-    hounsfield[:, 3:17, 2:18] = 40
-    hounsfield[:, 6:12, 4:8] = hounsfield[:, 6:12, 12:16] = -800
-    hounsfield[:, 14:16, 9:11] = 700
-    return hounsfield
-
-
-IMPOSSIBLE = {
-    "signed flagged unsigned": (chest().view(np.uint16), dict(RescaleIntercept=0), "most voxels .* from 40 to 64736"),
-    "signed, padding declared": (
-        chest().view(np.uint16),
-        dict(RescaleIntercept=0, PixelPaddingValue=-1000 + 65536),
-        "no air or lung",
-    ),
-    "intercept twice": (chest(), dict(RescaleIntercept=-2048), "most voxels are outside -1100..3100.*from -3048 to"),
-    "no intercept": ((chest() + 1024).astype(np.uint16), dict(RescaleIntercept=0), "no air or lung.*from 24 to 1724"),
-    "MR": (
-        np.random.default_rng(0).integers(0, 1500, (4, 20, 20)).astype(np.uint16),
-        dict(RescaleIntercept=0),
-        "no air",
-    ),
-    "slope": (chest(), dict(RescaleIntercept=0, RescaleSlope=20), "from -20000 to 14000 HU"),
-}
-
-
-@pytest.mark.parametrize(("stored", "elements", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
-def test_values_that_are_no_hounsfield_units_are_refused_with_their_range(tmp_path, stored, elements, message):
-    write_series(tmp_path, stored=stored, **elements)
-    (series,) = discover(tmp_path).series
-    with pytest.raises(InputError, match=message) as error:
-        read_chest_ct(series)
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
-
-def padded_corners() -> np.ndarray:
-    """A round field of view with -2000 around it."""
-    hounsfield = chest()
-    row, column = np.mgrid[:20, :20] - 9.5
-    hounsfield[:, np.hypot(row, column) > 8] = -2000
-    return hounsfield
-
-
-@pytest.mark.parametrize(
-    ("stored", "elements"),
-    [
-        (chest(), {}),
-        (chest()[:, 4:14, 3:16], {}),  # a crop without any air outside the body
-        (padded_corners(), {}),
-        (padded_corners(), dict(PixelPaddingValue=-2000)),
-    ],
-)
-def test_chests_are_accepted(tmp_path, stored, elements):
-    write_series(tmp_path, stored=stored, RescaleIntercept=0, **elements)
-    (series,) = discover(tmp_path).series
-    np.testing.assert_array_equal(read_chest_ct(series).hounsfield, np.maximum(stored, AIR))
-
-
-@pytest.mark.parametrize("limit", [2000, 1500])  # above or below the value (PS3.3 C.7.5.1.1.2)
-def test_a_range_of_padding_becomes_air(tmp_path, limit):
-    value = 3500 - limit
-    stored = chest()
-    stored[:, 0], stored[:, 1], stored[:, 2] = value, limit, 1750
-    write_series(tmp_path, stored=stored, RescaleIntercept=0, PixelPaddingValue=value, PixelPaddingRangeLimit=limit)
-    (series,) = discover(tmp_path).series
-    volume = read_chest_ct(series)
-    assert (volume.hounsfield[:, :3] == AIR).all()
-    np.testing.assert_array_equal(volume.hounsfield[:, 3:], chest()[:, 3:])
-    assert volume.notes == ("declared padding was set to air in 4 of 4 slices",)
-
-
 @pytest.mark.parametrize("plane", ["sagittal", "coronal"])
 def test_other_planes_are_refused_by_name(tmp_path, plane):
     write_series(tmp_path, stored=chest(), RescaleIntercept=0, orientation=ORIENTATIONS[plane])
@@ -500,19 +275,6 @@ def test_a_file_that_is_gone_or_not_dicom_is_an_input_error(tmp_path):
     for name, message in (("gone", "FileNotFoundError"), ("text", "not DICOM")):
         with pytest.raises(InputError, match=message):
             read_volume(CTSeries("", "", "", (tmp_path / name,)))
-
-
-def test_every_file_that_pydicom_ships():
-    """Truncated, mislabelled, without preamble, in every encoding: read or refused, each patient by itself."""
-    found = discover(Path(pydicom.__file__).parent / "data")
-    shapes = []
-    for patient in found.series:
-        try:
-            shapes.append(read_volume(patient).hounsfield.shape)
-        except InputError as error:
-            assert "\n" not in str(error)
-    assert shapes == [(5, 16, 16)]
-    assert len(found.series) > 4 and sum(found.ignored.values()) > 100
 
 
 def test_real_patients(real_patients):

@@ -1,5 +1,7 @@
 """Phantom patients: the files are true DICOM, and the tumour in them is the analytic one."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -19,6 +21,7 @@ from data_pipeline.dicom.volume import read_volume
 from data_pipeline.errors import InputError
 from data_pipeline.phantom import phantom as phantom_module
 from data_pipeline.phantom.anatomy import Sections
+from data_pipeline.phantom.finding import plane_points
 from data_pipeline.phantom.phantom import (
     Phantom,
     draw_phantom,
@@ -29,7 +32,6 @@ from data_pipeline.phantom.phantom import (
     write_phantom,
     write_phantoms,
 )
-from data_pipeline.phantom.tumour import plane_points
 
 # PS3.3: patient and study (C.7.1.1, C.7.2.1), series (C.7.3.1), frame of reference (C.7.4.1), image plane (C.7.6.2),
 # pixels (C.7.6.3), CT image (C.8.2.1), SOP common (C.12.1). Type 1: a value; type 2: present, may be empty.
@@ -74,7 +76,7 @@ RT_TYPE_2 = ["StructureSetDate", "StructureSetTime", "OperatorsName"]
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.dcm"))}
 
 
 def _small(number: int = 1, seed: int = 0) -> Phantom:
@@ -112,6 +114,29 @@ def test_a_patient_depends_on_seed_and_number_only(tmp_path: Path) -> None:
     assert not _files(more[0]).keys() & _files(more[1]).keys()
     assert not _files(more[0]).keys() & _files(other[0]).keys()
     assert not set(_files(more[0]).values()) & set(_files(other[0]).values())
+
+
+@pytest.mark.parametrize(
+    ("seed", "number", "slices", "matrix", "pixels", "mask"),
+    [
+        (0, 1, 12, 64, "6ee5710c528f8db6", "c3bf4d5e21a3ac7e"),
+        (3, 2, (16, 20), 96, "0d140680d9409235", "1b28c9df3b189d6e"),
+        (7, 5, None, 32, "34ee4188b467dc75", "0fb95830eaece24c"),
+    ],
+)
+def test_easy_phantoms_keep_their_pixels(seed, number, slices, matrix, pixels, mask) -> None:
+    """Published scores are of these pixels; they are the same with and without AVX2 and AVX-512."""
+    phantom = draw_phantom(seed, number=number, slices=slices, matrix=matrix)
+    assert hashlib.sha256(hounsfield(phantom).tobytes()).hexdigest().startswith(pixels)
+    assert hashlib.sha256(tumour_mask(phantom).tobytes()).hexdigest().startswith(mask)
+
+
+def test_the_truth_is_beside_the_study(folder: Path, patient: Phantom) -> None:
+    truth = json.loads((folder / "truth.json").read_text())
+    assert (truth["seed"], truth["number"], truth["level"]) == (0, 2, "easy")
+    assert truth["lookalikes"] == []
+    assert [one["kind"] for one in truth["tumours"]] == [tumour.kind for tumour in patient.tumours]
+    assert sum(one["volume_mm3"] for one in truth["tumours"]) == pytest.approx(tumour_volume_mm3(patient), abs=0.1)
 
 
 def test_patients_vary_within_the_promised_ranges() -> None:

@@ -1,24 +1,24 @@
-"""Gray conversion against the formulas."""
+"""Grey conversion against the formulas."""
 
 import jax
 import numpy as np
 import pytest
 
-from data_pipeline.preprocessing.intensity import background, normalise, stored_dtype, to_gray
+from data_pipeline.preprocessing.intensity import background, normalise, stored_dtype, to_grey
 from data_pipeline.settings import INTENSITIES
 
 
 def test_keras_scales_every_slice_to_8_bits_by_itself() -> None:
     volume = np.array([[[-1000, 0], [500, 1000]], [[0, 1], [2, 4]], [[7, 7], [7, 7]]], np.int16)
-    gray = to_gray(volume, "slice_minmax")
-    assert gray.dtype == np.uint8
+    grey = to_grey(volume, "slice_minmax")
+    assert grey.dtype == np.uint8
     # (hu - min) / (max - min) * 255, rounded half to even; a constant slice is black
-    assert gray.tolist() == [[[0, 128], [191, 255]], [[0, 64], [128, 255]], [[0, 0], [0, 0]]]
+    assert grey.tolist() == [[[0, 128], [191, 255]], [[0, 64], [128, 255]], [[0, 0], [0, 0]]]
 
 
 def test_keras_survives_the_whole_range_of_int16() -> None:
     volume = np.array([[[-32768, 32767]]], np.int16)
-    assert to_gray(volume, "slice_minmax").tolist() == [[[0, 255]]]
+    assert to_grey(volume, "slice_minmax").tolist() == [[[0, 255]]]
 
 
 def test_keras_divides_each_patch_by_its_own_maximum() -> None:
@@ -28,7 +28,7 @@ def test_keras_divides_each_patch_by_its_own_maximum() -> None:
 
 def test_hu_window_clips_to_the_lung_window() -> None:
     hounsfield = np.array([[[-3024, -1000, -300, 400, 3071]]], np.int16)
-    assert to_gray(hounsfield, "hu_window") is hounsfield
+    assert to_grey(hounsfield, "hu_window") is hounsfield
     np.testing.assert_array_equal(normalise(hounsfield, "hu_window")[0, 0], np.float32([0, 0, 0.5, 1, 1]))
 
 
@@ -45,4 +45,4 @@ def test_numpy_and_jit_agree(intensity) -> None:
 @pytest.mark.parametrize("intensity", INTENSITIES)
 def test_the_background_is_what_air_is_stored_as(intensity) -> None:
     air_and_more = np.array([[[-1024, 0, 1000]]], np.int16)
-    assert to_gray(air_and_more, intensity)[0, 0, 0] == background(intensity)
+    assert to_grey(air_and_more, intensity)[0, 0, 0] == background(intensity)

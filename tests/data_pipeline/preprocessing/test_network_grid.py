@@ -1,6 +1,7 @@
 """The network's grid against means written out."""
 
 import numpy as np
+import pytest
 
 from data_pipeline.preprocessing.network_grid import mask_to_network_grid, to_network_grid
 
@@ -18,6 +19,27 @@ def test_a_cropped_slice_keeps_its_scale_in_the_middle_of_the_canvas() -> None:
     assert (grid[0, 78:178, 77:179] == 7).all()
     assert (grid == 7).sum() == 100 * 102
     assert (grid != 7).sum() == (grid == -1024).sum()
+
+
+def overlaps(extent: int) -> np.ndarray:
+    """Part of each of `extent` equal pixels along 512 that each pixel of the canvas fills, (extent, 512)."""
+    length, first = 512 / extent, np.arange(512)
+    edges = np.arange(extent)[:, np.newaxis] * length
+    return np.clip(np.minimum(first + 1, edges + length) - np.maximum(first, edges), 0, None) / length
+
+
+@pytest.mark.parametrize("shape", [(128, 256), (96, 40), (24, 512)])
+def test_rows_and_columns_are_reduced_each_by_its_own_factor(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    volume = np.full((2, 512, 512), -1024, np.int16)
+    volume[:, 106:406, 46:466] = rng.integers(-1000, 1000, (2, 300, 420))
+    exact = overlaps(shape[0]) @ volume @ overlaps(shape[1]).T
+    # Half a unit of rounding, and sums in float32 of numbers up to 1000.
+    np.testing.assert_allclose(to_network_grid(volume[:, 106:406, 46:466], shape, -1024), exact, rtol=0, atol=0.51)
+    mask = np.zeros((1, 300, 420), bool)
+    mask[0, 40:90, 200:230] = True
+    share = overlaps(shape[0]) @ np.pad(mask[0], ((106, 106), (46, 46))) @ overlaps(shape[1]).T
+    np.testing.assert_array_equal(mask_to_network_grid(mask, shape)[0], share >= 0.5 - 1e-4)  # as its rule says
 
 
 def test_mask_pixels_are_those_at_least_half_filled() -> None:

@@ -93,8 +93,7 @@ def test_the_machine_has_an_id_for_tables() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["predict", "train", "patient"])
-def test_ours_beside_keras(task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling is all the time here
+def test_ours_beside_keras(task, tmp_path: Path) -> None:
     short = ("--slices", "12") if task == "patient" else ()
     main([task, *TINY, *short, "--contestants", "ours", "keras-jax", "--output", str(tmp_path)])
     record = json.loads((tmp_path / f"{task}-16-1.json").read_text())

@@ -62,7 +62,6 @@ def test_damaged_figures_are_not_used(measured, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.slow
 def test_a_small_case_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling is all the time here
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("XLA_FLAGS", "")
     main(["quick", "--rounds", "1", "--size", "16", "--records", str(tmp_path / "figures.json")])

@@ -11,11 +11,12 @@ from rich.console import Console
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings
 from experiments.common import steps
-from experiments.common.tables import markdown, write_csv
+from experiments.common.tables import write_csv
 from rdunet_jax.config import InferenceConfig, TrainConfig
 from rdunet_jax.errors import RunError
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.workflows.display import markdown
 
 QUIET = Console(quiet=True)
 

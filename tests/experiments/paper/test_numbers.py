@@ -9,11 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.paper import numbers as paper
-from experiments.paper import reproduce_paper, table6_postprocessing
-from experiments.paper import runs as paper_runs
-from experiments.paper.augmentation_ablation import SCHEMES
+from experiments.paper import reproduce_paper
 from experiments.paper.numbers import PROPOSED, Picture, Row, Table
-from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES
+from experiments.paper.tables import TABLES
+from rdunet_jax.config import PAPER_AUGMENTATION, RECIPES, InferenceConfig, PostprocessingConfig
+from rdunet_jax.networks.named import MODELS
+from rdunet_jax.options import ExperimentOptions
+from rdunet_jax.workflows.experiment_file import Training, Variant, read_experiment
 
 TABLE = Table(
     name="table9",
@@ -71,33 +73,51 @@ def test_the_published_numbers_are_complete_and_agree_with_each_other() -> None:
     assert paper.TABLE_5["BCE"] == paper.TABLE_6["0.7"] == (0.7228, 0.7556, 321, 331)
 
 
-def test_every_row_has_its_run() -> None:
-    rows = {*paper.TABLE_3, *paper.TABLE_4, *paper.TABLE_5, *SCHEMES.values()} - {"BCE"}
-    assert rows == set(paper_runs.RUNS)
-    assert len(rows) == 24  # as the docstring of reproduce_paper.py says
-    assert set(paper.TABLE_6) == set(table6_postprocessing.SETTINGS)
-    assert len(SCHEMES) == len(PAPER_AUGMENTATION) + 3
+def variants(table: str) -> dict[str, Variant]:
+    """The variants of a table's file by name."""
+    path, places = Path(reproduce_paper.__file__).with_name(f"{table}.toml"), (Path("data"), None, Path("out"))
+    return {one.name: one for one in read_experiment(path, ExperimentOptions(*places)).variants}
 
 
-def test_the_runs_are_the_papers_recipe_but_for_what_their_names_say() -> None:
-    recipe = RECIPES["paper"]
-    for name, (network, changed) in paper_runs.RUNS.items():
-        different = {field for field in vars(recipe) if getattr(recipe, field) != getattr(changed, field)}
-        if network != "paper" or name == PROPOSED:
-            assert not different
-        elif "augmentation" in name or "alone" in name:
-            assert different == {"augmentation"}
-        elif name.startswith("Tversky"):
-            assert changed.loss == "tversky" and name == f"Tversky {changed.tversky_alpha}"
-            assert different <= {"loss", "tversky_alpha"}
-        else:
-            assert different == {"loss"}
+def test_every_row_has_its_variant() -> None:
+    for table in TABLES:
+        assert table.published is None or list(table.published) == list(variants(table.name))
+    assert len(variants("augmentation")) == len(PAPER_AUGMENTATION) + 3
+    trainings = {one.training for table in TABLES for one in variants(table.name).values()}
+    assert len(trainings) == 24  # as the docstring of reproduce_paper.py says
 
 
-@pytest.mark.parametrize(
-    "name", [stage.__name__ for stage in reproduce_paper.STAGES] + ["experiments.paper.reproduce_paper"]
-)
+def test_the_files_are_the_papers_recipe_but_for_what_their_names_say() -> None:
+    recipe, proposed = RECIPES["paper"], variants("table3")[PROPOSED].training
+    assert proposed == Training(MODELS["paper"], recipe, InferenceConfig())
+    for table in TABLES:
+        for name, variant in variants(table.name).items():
+            changed = variant.training.recipe
+            different = {field for field in vars(recipe) if getattr(recipe, field) != getattr(changed, field)}
+            if table.name in ("table3", "table4"):
+                assert not different and variant.training.network in MODELS.values()
+                continue
+            assert variant.training.network == MODELS["paper"]
+            if table.name == "augmentation":
+                names = {"none": (), "all eight": PAPER_AUGMENTATION, "Keras code's": ("authors_code",)}
+                assert different <= {"augmentation"}
+                assert changed.augmentation == names.get(name, (name.replace(" ", "_"),))
+            elif name.startswith("Tversky"):
+                assert changed.loss == "tversky" and name == f"Tversky {changed.tversky_alpha}"
+                assert different <= {"loss", "tversky_alpha"}
+            else:
+                assert different <= ({"loss"} if table.name == "table5" else set())
+                assert changed.loss == (name.lower() if table.name == "table5" else "bce")
+    for name, variant in variants("table6").items():
+        scoring = variant.scoring.applied_to(InferenceConfig())
+        threshold = 254.5 / 255 if name == "none" else float(name.partition(",")[0])
+        diameter = 1 if name == "none" or name.endswith("no dilation") else 7
+        assert scoring == PostprocessingConfig(threshold=threshold, dilation_diameter=diameter)
+
+
+@pytest.mark.parametrize("name", ["table2_dataset", "figure2_data", "tables", "figure3_predictions", "reproduce_paper"])
 def test_a_script_says_how_it_is_run(name: str) -> None:
+    name = f"experiments.paper.{name}"
     module = importlib.import_module(name)
     assert module.__doc__ and re.search(rf"python -m {re.escape(name)} .*--output", module.__doc__)
     assert "--smoke" in module.__doc__ and ("takes" in module.__doc__ or "Costs" in module.__doc__)

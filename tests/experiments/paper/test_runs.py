@@ -11,20 +11,17 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.loading import Dataset, PatientExample
-from experiments.common import steps
-from experiments.paper import (
-    augmentation_ablation,
-    figure3_predictions,
-    reproduce_paper,
-    table3_baselines,
-    table4_architectures,
-    table5_losses,
-    table6_postprocessing,
-)
+from experiments.paper import figure3_predictions, reproduce_paper
 from experiments.paper import runs as paper_runs
 from experiments.paper.numbers import PROPOSED
 from experiments.paper.runs import PROTOCOLS, Experiments, Settings, Smoke
+from experiments.paper.tables import TABLES
 from rdunet_jax.errors import RunError
+from rdunet_jax.options import ExperimentOptions
+from rdunet_jax.scoring.protocols import score_protocol, summarise_protocol
+from rdunet_jax.workflows import train_and_score as workflow
+from rdunet_jax.workflows.experiment_file import Experiment, read_experiment
+from rdunet_jax.workflows.prediction import ct_mask
 
 QUIET = Console(quiet=True)
 TINY = Smoke(patients=4, slices=(12, 14), image_size=16, steps=2)
@@ -67,7 +64,7 @@ def tiny(tmp_path: Path, phantoms: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
     return session
 
 
-def no_training(*_: object) -> None:
+def no_training(*_: object, **__: object) -> None:
     raise AssertionError("trained again")
 
 
@@ -75,16 +72,16 @@ def no_training(*_: object) -> None:
 def test_a_second_session_trains_nothing_and_takes_no_other_run(
     tiny: Callable[[], Experiments], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = tiny().summaries("2D-LungNet")
+    first = tiny().summaries("table3", "2D-LungNet")
     assert first is not None and first["paper"]["patients"] == first["authors_code"]["patients"] == 1
-    monkeypatch.setattr(steps, "train_network", no_training)
-    monkeypatch.setattr(steps, "evaluate_network", no_training)
-    assert tiny().summaries("2D-LungNet") == first
+    monkeypatch.setattr(workflow, "train_network", no_training)
+    monkeypatch.setattr(workflow, "evaluate_network", no_training)
+    assert tiny().summaries("table3", "2D-LungNet") == first
     # the same folder, asked for a run of other settings
     monkeypatch.setattr(paper_runs, "SMOKE", replace(TINY, learning_rate=0.5))
     session = tiny()
-    assert session.summaries("2D-LungNet") is None
-    assert "learning_rate" in session.failures["2D-LungNet"]
+    assert session.summaries("table3", "2D-LungNet") is None
+    assert "trained again" in session.failures["2D-LungNet"]
 
 
 def test_a_failing_run_leaves_its_cells_empty_and_is_named(
@@ -92,13 +89,13 @@ def test_a_failing_run_leaves_its_cells_empty_and_is_named(
 ) -> None:
     found = dict.fromkeys(PROTOCOLS, summary())
 
-    def summaries(self: Experiments, name: str):
+    def summaries(self: Experiments, table: str, name: str):
         if name == "3D-UNet":
             raise RunError("no memory")
         return found
 
     monkeypatch.setattr(Experiments, "_summaries", summaries)
-    monkeypatch.setattr(reproduce_paper, "STAGES", (table3_baselines, table4_architectures))
+    monkeypatch.setattr(reproduce_paper, "STAGES", {one.name: one.make for one in TABLES[:2]})
     session = tiny()
     missing = reproduce_paper.main(session)
     output = session.settings.output
@@ -113,7 +110,8 @@ def test_a_failing_run_leaves_its_cells_empty_and_is_named(
 
 
 def summary() -> dict[str, float | int | None]:
-    dice = {f"{m}_{over}": 0.5 for m in ("mean", "median") for over in ("dice_tumour_slices", "patient_dice")}
+    over = ("dice_tumour_slices", "patient_dice")
+    dice: dict[str, float | int | None] = {f"{m}_{name}": 0.5 for m in ("mean", "median") for name in over}
     return dice | {"false_positive_slices": 3, "false_negative_slices": 4}
 
 
@@ -130,8 +128,8 @@ def test_wrong_arguments_are_one_line(
     assert error.startswith("error: ") and error.count("\n") == 1 and "rdunet prepare" in error
 
 
-def test_the_counts_of_table_6_move_one_way_with_the_threshold() -> None:
-    """By the script's own function, on a made patient whose probabilities cross all thresholds."""
+def test_the_counts_of_table_6_move_one_way_with_the_threshold(tmp_path: Path) -> None:
+    """By the settings of its file, on a made patient whose probabilities cross all thresholds."""
     rng = np.random.default_rng(0)
     truth = np.zeros((30, 64, 64), bool)
     truth[10:22, 28:36, 28:36] = True
@@ -141,7 +139,15 @@ def test_the_counts_of_table_6_move_one_way_with_the_threshold() -> None:
     bump = np.zeros((30, 32, 32), np.float32)
     bump[:, 15:17, 15:17] = 1
     example = PatientExample("a", np.zeros(bump.shape, np.int16), bump > 0, truth, (3.0, 1.0, 1.0))
-    check_trend(table6_postprocessing.score_settings([(example, height * bump)]))
+    summaries = {}
+    file = read_experiment(paper_runs.FOLDER / "table6.toml", ExperimentOptions(tmp_path, output=tmp_path))
+    for variant in file.variants:
+        for protocol in PROTOCOLS:
+            kernel = {"paper": "disk", "authors_code": "square"}[protocol]
+            settings = replace(variant.scoring, kernel=kernel).applied_to(variant.training.inference)
+            scores = score_protocol(ct_mask(height * bump, example, settings), truth, example.spacing_mm, protocol)
+            summaries[variant.name, protocol] = summarise_protocol([scores], protocol)
+    check_trend(summaries)
 
 
 def check_trend(summaries) -> None:
@@ -167,14 +173,20 @@ def test_the_whole_report_twice(tmp_path: Path, phantoms: Dataset, monkeypatch: 
     Three of the 24 runs: each compiles programs of its own.
     """
     make_tiny(monkeypatch)
-    for module, name, kept in (
-        (table3_baselines, "TABLE_3", ("2D-LungNet", PROPOSED)),
-        (table4_architectures, "TABLE_4", (PROPOSED,)),
-        (table5_losses, "TABLE_5", ("BCE",)),
-        (augmentation_ablation, "SCHEMES", ("none", "all eight")),
-    ):
-        monkeypatch.setattr(module, name, {label: getattr(module, name)[label] for label in kept})
-    monkeypatch.setattr(figure3_predictions, "NETWORKS", ["2D-LungNet", PROPOSED])
+    kept = {
+        "table3": ("2D-LungNet", PROPOSED),
+        "table4": (PROPOSED,),
+        "table5": ("BCE",),
+        "table6": (),
+        "augmentation": ("none", "all eight"),
+    }
+
+    def fewer(path: Path, options: ExperimentOptions) -> Experiment:
+        return read_experiment(path, replace(options, variants=kept[path.stem]))
+
+    monkeypatch.setattr(paper_runs, "read_experiment", fewer)
+    networks = {"2D-LungNet": "table3", PROPOSED: "table4"}
+    monkeypatch.setattr(figure3_predictions, "NETWORKS", networks)
     settings = Settings(tmp_path, smoke=True)
     tables = ("table2", "table3", "table4", "table5", "table6", "augmentation")
     written = []
@@ -183,7 +195,7 @@ def test_the_whole_report_twice(tmp_path: Path, phantoms: Dataset, monkeypatch: 
         session.__dict__["data"] = phantoms
         assert reproduce_paper.main(session) == []
         written.append([(tmp_path / f"{name}.csv").read_bytes() for name in tables])
-        monkeypatch.setattr(steps, "train_network", no_training)
+        monkeypatch.setattr(workflow, "train_network", no_training)
     assert written[0] == written[1]
     for name in tables:
         with (tmp_path / f"{name}.csv").open(newline="") as file:

@@ -1,31 +1,121 @@
-"""Leaving phantoms out in turn."""
+"""Leaving patients out in turn: the tables from scores as `evaluate` writes them, and the whole study on phantoms."""
 
 import csv
-from dataclasses import replace
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from rich.console import Console
 
+from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
-from experiments.common import steps as shared_steps
 from experiments.studies import real_patients
-from experiments.studies.real_patients import COLUMNS, RECIPE, read_scores, run_fold, write_table
+from experiments.studies.real_patients import SETUPS, Settings, Study, gather, main
+from experiments.studies.real_patients_table import COLUMNS, DICE, read_scores, worst_piece, write_tables
+from rdunet_jax.workflows import train_and_score
+from rdunet_jax.workflows.evaluate import evaluation_folder
 
-DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
-PATIENTS = ("PHANTOM-001", "PHANTOM-002", "PHANTOM-003")
-QUIET = Console(quiet=True)
+PATIENTS = ("A", "B", "C")
 
 
-def fold(output: Path, left_out: str) -> None:
-    run_fold(DUMMY, output / left_out, left_out, PATIENTS, replace(RECIPE, steps_per_epoch=2, epochs=1), QUIET)
+def _store(output: Path, patient: str, setup: str, dice: float, hd95: float | None) -> None:
+    """Summaries of one patient, by both protocols."""
+    values = {score: 1 for _, score in COLUMNS.values()}
+    values |= {"mean_volumetric_dice": dice, "mean_volumetric_hd95_mm": hd95, "lesions_false_positive": 2}
+    for protocol in ("paper", "authors_code"):
+        folder = evaluation_folder(output / patient / setup, "test", protocol)
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(values))
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    for patient, paper, more in zip(PATIENTS, (0.1, 0.2, 0.6), (0.3, 0.5, 0.7), strict=True):
+        _store(tmp_path, patient, "paper", paper, 10.0)
+        _store(tmp_path, patient, "rdunet", more, None if patient == "A" else 4.0)
+    _store(tmp_path, "A", "pretrained", 0.2, 8.0)
+    return tmp_path
+
+
+def test_the_table_pairs_the_patients(scored: Path) -> None:
+    scores = write_tables(scored, tuple(SETUPS), PATIENTS)
+    header, rows = scores.table
+    paper, more, pretrained = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (paper["patients"], paper[DICE], paper["less paper"]) == ("3", "0.300", "")
+    assert (more[DICE], more["less paper"], more["better / worse"]) == ("0.500", "+0.200", "3 / 0")
+    assert more["3-D HD95, mm"] == "4.000 (2)"
+    assert more["false lesions"] == "6" and more["FP slices"] == "3"
+    low, high = map(float, more["95%"].split(" to "))
+    assert low < 0.2 < high
+    # one patient, compared with the same one
+    assert (pretrained["patients"], pretrained["less paper"]) == ("1", "+0.100")
+    text = (scored / "real_patients.md").read_text()
+    assert "| A | 0.100 | 0.300 | 0.200 |" in text and "| B | 0.200 | 0.500 |  |" in text
+
+
+def test_the_pieces_are_a_table_too(scored: Path) -> None:
+    write_tables(scored, tuple(SETUPS), PATIENTS)
+    with (scored / "real_patients.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["set-up"], row["patient"]) for row in rows[:4]] == [
+        *(("paper", patient) for patient in PATIENTS),
+        ("rdunet", "A"),
+    ]
+    assert len(rows) == 7 and rows[3]["3-D HD95, mm"] == "" and float(rows[3][DICE]) == 0.3
+
+
+def test_a_piece_without_the_second_protocol_is_not_scored(scored: Path) -> None:
+    (evaluation_folder(scored / "B" / "rdunet", "test", "authors_code") / "summary.json").unlink()
+    assert read_scores(scored / "B" / "rdunet") is None
+    assert list(write_tables(scored, tuple(SETUPS), PATIENTS).pieces["rdunet"]) == ["A", "C"]
+
+
+def test_the_worst_patient_is_of_the_best_set_up(scored: Path, tmp_path: Path) -> None:
+    assert worst_piece(write_tables(scored, tuple(SETUPS), PATIENTS)) == ("rdunet", "A")
+    assert worst_piece(write_tables(tmp_path / "none", tuple(SETUPS), PATIENTS)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"patients": ("9",)}, "--patients 9: the patients are LUNG1-001"),
+        ({"setups": ("x",)}, "--setups x: the setups are paper"),
+        ({"steps": 70}, "--steps 70: give a multiple of 50"),
+        ({"pretraining_steps": 0}, "--pretraining-steps 0"),
+    ],
+)
+def test_unknown_pieces_are_refused(settings: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        main(Settings(tmp_path, **settings))
+
+
+def test_six_persons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pat_1` is LUNG1-002: it is not copied beside it."""
+    given = [tmp_path / name for name in ("001", "002", "003")]
+    sample = [tmp_path / "sample" / f"pat_{number}" for number in (1, 2, 3, 4)]
+    for folder in (*given, *sample):
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(folder.name)
+    monkeypatch.setattr(real_patients, "fetch_sample_data", lambda output: sample)
+    settings = Settings(tmp_path / "out", lung1=(given[0], given[1], given[2]))
+    study = Study.of(settings, real_patients.script.make_console())
+    folders = gather(settings, study)
+    names = {name: (folder / "name").read_text() for name, folder in folders.items()}
+    assert names == {
+        "LUNG1-001": "001",
+        "LUNG1-002": "002",
+        "LUNG1-003": "003",
+        "2": "pat_2",
+        "3": "pat_3",
+        "4": "pat_4",
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(real_patients, "DATASET", replace(real_patients.DATASET, image_size=16))
-    fold(tmp_path, "PHANTOM-002")
+def test_smoke_leaves_phantoms_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(tmp_path, smoke=True, patients=("PHANTOM-002",), setups=("rdunet", "restricted", "pretrained"))
+    main(settings)
     folder = tmp_path / "PHANTOM-002"
     data = Dataset(folder / "data")
     assert data.account.splits == {
@@ -33,32 +123,30 @@ def test_a_fold_leaves_its_patient_out_and_is_run_once(tmp_path: Path, monkeypat
         "validation": [],
         "test": ["PHANTOM-002"],
     }
+    scores = read_scores(folder / "rdunet")
     (patient,) = data.patients("test")
-    scores = read_scores(folder)
     assert scores is not None
-    named = dict(zip(COLUMNS, scores, strict=True))
-    assert named["slices"] == len(patient.ct_mask)
-    assert named["with tumour"] == patient.ct_mask.any((1, 2)).sum()
+    assert scores["slices"] == len(patient.ct_mask)
+    assert scores["tumour slices"] == patient.ct_mask.any((1, 2)).sum()
     for part in ("test", "test-authors_code"):
-        assert (folder / "run" / "evaluation" / part / "page.html").exists()
+        assert (folder / "rdunet" / "evaluation" / part / "page.html").exists()
+    summary = evaluation_folder(folder / "restricted", "test", "paper") / "summary.json"
+    stored = json.loads(summary.read_text())
+    assert stored["lungs_only"] and stored["largest_component"]
+    assert (folder / "restricted" / "steps.csv").read_text() == (folder / "rdunet" / "steps.csv").read_text()
+    assert (tmp_path / "worst" / "overview.png").exists() or list((tmp_path / "worst").glob("*/overview.png"))
+    truth = json.loads((tmp_path / "pretraining" / "dicom" / "PHANTOM-001" / "truth.json").read_text())
+    assert truth["level"] == "realistic"
+    manifest = json.loads((folder / "pretrained" / "manifest.json").read_text())
+    assert manifest["sessions"][0]["initial_weights"]["step"] == 2
 
     # Stopped between the two protocols: nothing is trained or prepared again.
-    (folder / "run" / "evaluation" / "test-authors_code" / "summary.json").unlink()
-    steps = (folder / "run" / "steps.csv").read_text()
+    (folder / "rdunet" / "evaluation" / "test-authors_code" / "summary.json").unlink()
+    steps = (folder / "rdunet" / "steps.csv").read_text()
     monkeypatch.setattr(real_patients, "prepare_source", None)
-    assert read_scores(folder) is None
-    fold(tmp_path, "PHANTOM-002")
-    assert read_scores(folder) == scores
-    assert (folder / "run" / "steps.csv").read_text() == steps
-    monkeypatch.setattr(shared_steps, "train_network", None)
-    fold(tmp_path, "PHANTOM-002")  # scored: it is not run again
-
-    write_table(tmp_path, PATIENTS)
-    with (tmp_path / "real_patients.csv").open(newline="") as file:
-        header, first, second, third, mean = csv.reader(file)
-    assert header == ["patient", *COLUMNS]
-    assert first == ["PHANTOM-001", *[""] * len(COLUMNS)] and third == ["PHANTOM-003", *[""] * len(COLUMNS)]
-    expected = ["" if score is None else score for score in scores]
-    assert [float(cell) if cell else "" for cell in second[1:]] == expected
-    assert mean[0] == "mean of 1" and [float(cell) if cell else "" for cell in mean[1:]] == expected
-    assert (tmp_path / "real_patients.md").read_text().count("\n|") == 5
+    main(settings)
+    assert read_scores(folder / "rdunet") == scores
+    assert (folder / "rdunet" / "steps.csv").read_text() == steps
+    monkeypatch.setattr(train_and_score, "train_network", None)
+    main(settings)  # scored: it is not run again
+    assert np.isfinite(scores[DICE] or 0)

@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
-from rdunet_jax.cli import main as cli
 from tests.data_pipeline.dicom_files import Written, contour, write_rtstruct, write_series
+from tests.rdunet_jax.command import Command
 
 SQUARE = [(3, 3), (3, 8), (8, 8), (8, 3)]
 TISSUE = np.full((9, 12, 10), 1100, np.uint16)
@@ -19,27 +19,16 @@ PET_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
 TISSUE[:, :2] = 24  # air around the body
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the pseudonyms' key is made there
-
-
 @pytest.fixture
-def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def prepare(tmp_path: Path, rdunet: Command):
     """Runs `rdunet prepare` on a folder; returns (status, report.json or {}, everything printed)."""
 
     def run(source: Path, *arguments: object, data: str = "data") -> tuple[int, dict[str, Any], str]:
         fixed = ("prepare", source, "--data-dir", tmp_path / data, "--image-size", 16, "--workers", 1, "--keep-ids")
-        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, fixed + arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
+        result = rdunet(*fixed, *arguments)
         reports = list((tmp_path / data).glob("nsclc_radiomics/*/*/report.json"))
         report = json.loads(reports[0].read_text()) if reports else {}
-        return status, report, captured.out + captured.err
+        return result.status, report, result.out + result.error
 
     return run
 
@@ -55,11 +44,11 @@ def write_patient(folder: Path, slices=(4,), **options: Any) -> Written:
 def test_the_fill_rule_is_a_flag(prepare, tmp_path: Path) -> None:
     write_patient(tmp_path / "in")
     voxels = {}
-    for rule in ("pixel_center", "rt_utils"):
+    for rule in ("pixel_centre", "rt_utils"):
         status, report, _ = prepare(tmp_path / "in", "--fill-rule", rule, data=rule)
         assert status == 0 and report["settings"]["fill_rule"] == rule
         voxels[rule] = report["patients"]["PATIENT-1"]["contours"]["mask_voxels"]
-    assert voxels == {"pixel_center": 5 * 5, "rt_utils": 6 * 6}
+    assert voxels == {"pixel_centre": 5 * 5, "rt_utils": 6 * 6}
     assert (tmp_path / "rt_utils/nsclc_radiomics/slice_minmax_16_rt_utils").is_dir()
 
 
@@ -126,7 +115,7 @@ REFUSED = {
     "coronal": ("the slices are coronal", dict(orientation=(1, 0, 0, 0, 0, -1))),
     "no air": ("from 40 to 40 HU", dict(stored=np.full((9, 12, 10), 40, np.uint16), RescaleIntercept=0)),
     "stray slice": ("300 mm away", dict(positions=np.array([[0, 0, z] for z in (-300, *range(0, 24, 3))], float))),
-    "palette": ("is a color image", dict(PhotometricInterpretation="PALETTE COLOR")),
+    "palette": ("is a colour image", dict(PhotometricInterpretation="PALETTE COLOR")),
 }
 
 
@@ -166,3 +155,43 @@ def test_an_archive_inside_the_folder_is_reported(prepare, tmp_path: Path) -> No
     status, report, _ = prepare(tmp_path / "in")
     (rejected,) = report["rejected"]
     assert status == 0 and rejected["file"] == "more.tar.gz" and "unpack it" in rejected["reason"]
+
+
+@pytest.mark.parametrize("name", ["GTV (1", "tumour*+", "GTV 1)", "*", "[GTV", "x{99999999999}"])
+def test_a_name_that_is_no_regular_expression_is_a_name(prepare, tmp_path: Path, name: str) -> None:
+    series = write_series(tmp_path / "in/ct", stored=TISSUE)
+    rois = {name: [contour(series.points(4, SQUARE), series.uids[4])], "lung": [contour(series.points(2, SQUARE))]}
+    write_rtstruct(tmp_path / "in/rs", rois, series)
+    status, report, printed = prepare(tmp_path / "in", "--roi", name)
+    assert status == 0, printed
+    assert report["patients"]["PATIENT-1"]["tumour_slices"] == 1
+    status, _, printed = prepare(tmp_path / "in", "--roi", "GTV (2", data="other")
+    assert status == 2 and printed.strip().count("\n") == 0
+    assert (
+        "no ROI matches 'GTV (2', which is no regular expression either; use --roi with a name that it has" in printed
+    )
+    assert "lung" in printed  # with --keep-ids the names are shown
+
+
+def larger(index: int, image: Dataset) -> None:
+    """One image of 40 x 40 pixels among the others."""
+    if index == 4:
+        image.Rows = image.Columns = 40
+        image.PixelData = bytes(2 * 40 * 40)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "options", "says"),
+    [
+        ("MOST_IMAGES", 8, {}, "holds 9 images, and a CT at most 8; export one CT volume alone"),
+        ("MOST_VOXELS", TISSUE.size - 1, {}, "the images of its series have more than 1079 voxels in all"),
+        ("MOST_VOXELS", TISSUE.size, {"edit": larger}, "the images of its series have more than 1080 voxels in all"),
+    ],
+)
+def test_a_series_that_is_too_large_is_refused(
+    prepare, tmp_path: Path, monkeypatch, limit, most, options, says
+) -> None:
+    write_patient(tmp_path / "in", **options)
+    monkeypatch.setattr(f"data_pipeline.dicom.slices.{limit}", most)
+    status, _, printed = prepare(tmp_path / "in")
+    assert status == 2 and says in printed and not (tmp_path / "data").exists()

@@ -1,16 +1,21 @@
 """The sliding window against a naive loop over windows."""
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rdunet_jax.config import WindowWeights
+from rdunet_jax.inference import postprocessing
+from rdunet_jax.inference.postprocessing import to_ct_grid
 from rdunet_jax.inference.sliding_window import (
     SlidingWindow,
     flipped_predictor,
@@ -77,7 +82,70 @@ def test_strides_and_weights_equal_a_naive_loop(batch: int, stride: int, weights
         # 1e-5 of values up to 9: float32 sums of eight
         np.testing.assert_allclose(result, expected, atol=1e-5)
         assert counted[-1] == (window.count(depth),) * 2
-    assert window._add_windows._cache_size() == 1
+    assert compiled(window._add_windows) == 1
+
+
+def likely(variables, window):
+    """Probabilities that depend on the place in the window and are no mirror image of themselves."""
+    ramp = jnp.linspace(-2, 3, 8 * 5).reshape(8, 1, 5)
+    return jax.nn.sigmoid(variables * window + ramp)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("weights", ["uniform", "gaussian"])
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+def test_probabilities_equal_a_naive_loop_to_1e_6(stride: int, weights: WindowWeights, flip: bool) -> None:
+    """With strides, weights and flips; two networks in one mean."""
+    predictor = mean_predictor([flipped_predictor(likely) if flip else likely, likely])
+    window = SlidingWindow(predictor, batch=3, stride=stride, weights=weights)
+
+    def alone(scale: float, patch: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(scale * patch.astype(np.float64) + np.linspace(-2, 3, 8 * 5).reshape(8, 1, 5))))
+
+    def naive(patch: np.ndarray) -> np.ndarray:
+        one = (alone(2, patch) + alone(2, patch[..., ::-1])[..., ::-1]) / 2 if flip else alone(2, patch)
+        return (one + alone(-1, patch)) / 2
+
+    rng = np.random.default_rng(stride)
+    for depth in (8, 13, 22):
+        volume = rng.random((depth, 2, 5), np.float32)
+        expected = naive_mean(naive, volume, stride, slice_weights(weights, 8))
+        result = window((jnp.float32(2), jnp.float32(-1)), volume)
+        np.testing.assert_allclose(result, expected, atol=1e-6, rtol=0)
+    assert compiled(window._add_windows) == 1
+
+
+def compiled(function: Any) -> int:
+    """Number of programs that a jitted function was compiled to."""
+    return function._cache_size()
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_what_the_device_holds_does_not_grow_with_the_scan(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most bytes that are alive at once, in prediction and in resizing to the CT's grid, over 20 and 200 slices."""
+    window = SlidingWindow(doubled, batch=2, stride=stride)
+    resize, most = postprocessing._resize_block, 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        most = max(most, sum(array.nbytes for array in jax.live_arrays()))
+
+    def resized(*arguments: Any) -> jax.Array:
+        block = resize(*arguments)
+        look()
+        return block
+
+    monkeypatch.setattr(postprocessing, "_resize_block", resized)
+    variables = jnp.float32(2)
+    found, programs = {}, (compiled(window._add_windows), compiled(resize))
+    for depth in (20, 200):
+        gc.collect()
+        before, most = sum(array.nbytes for array in jax.live_arrays()), 0
+        probabilities = window(variables, np.ones((depth, 16, 16), np.float32), look)
+        to_ct_grid(probabilities, 40, 40 + stride)  # a size that no other test compiles for
+        found[depth] = most - before
+    assert 0 < found[200] <= found[20]
+    assert (compiled(window._add_windows), compiled(resize)) == (programs[0] + 1, programs[1] + 1)
 
 
 def test_gaussian_weights_are_symmetric_and_fall_to_the_ends() -> None:
@@ -122,16 +190,12 @@ np.save(sys.argv[1], result)
 """
 
 
+@pytest.mark.slow
 def test_devices_share_the_windows_of_a_batch(tmp_path: Path) -> None:
     told = {}
     for devices in (1, 2, 3):  # of three, two divide a batch of four
         flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        environment = (
-            os.environ
-            | flags
-            | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-            | {"PYTHONPATH": str(Path(__file__).parents[3])}
-        )
+        environment = os.environ | flags | {"PYTHONPATH": str(Path(__file__).parents[3])}
         command = [sys.executable, "-c", DEVICES, str(tmp_path / f"{devices}.npy")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         told[devices] = done.stdout.split()
@@ -211,6 +275,7 @@ def test_slices_stream_and_few_are_read_ahead() -> None:
         assert len(read) <= index + 3 * 2 + 8 + 1  # this batch and the next, and the slice that tells of the end
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_scan() -> None:
     script = Path(__file__).with_name("stream_memory.py")
 

@@ -1,6 +1,7 @@
 """The `keras` network against the Keras baseline with the same weights, all of them random."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,14 @@ import optax
 import pytest
 
 from experiments.keras_baseline.network import recurrent_dense_unet, zero_initial_weights
+from rdunet_jax.config import Gate, TrainConfig
+from rdunet_jax.networks import convolution
 from rdunet_jax.networks.keras_files import KerasLayer
 from rdunet_jax.networks.keras_weights import from_keras, to_keras
 from rdunet_jax.networks.models import create_model, model_config
+from rdunet_jax.networks.winograd import convolve_winograd
 from rdunet_jax.training.losses import binary_cross_entropy
+from rdunet_jax.training.step import create_state, train_step
 
 SMALL = {"widths": (2, 3), "recurrent_width": 4, "recurrent_layers": 2}
 
@@ -62,16 +67,16 @@ def to_keras_axes(x):
     return np.asarray(x).transpose(0, 2, 3, 1, 4)
 
 
-def pair(size: int, gate: str, depth: int, logit_scale: float = 1.0, **sizes):
+def pair(size: int, gate: Gate, depth: int, logit_scale: float = 1.0, **sizes):
     config = model_config("keras", gate=gate, dropout=0.0, **sizes)
     with keras_rules(), zero_initial_weights():
-        theirs = recurrent_dense_unet(size, size, depth, gate=gate, dropout=0.0, **sizes)
+        theirs: Any = recurrent_dense_unet(size, size, depth, gate=gate, dropout=0.0, **sizes)
         weights = random_weights(theirs, logit_scale)
         theirs.set_weights(weights)
     return create_model(config), flax_variables(weights, config), theirs, config
 
 
-def inference_error(size: int, gate: str, depth: int = 8, **sizes) -> float:
+def inference_error(size: int, gate: Gate, depth: int = 8, **sizes) -> float:
     ours, variables, theirs, _ = pair(size, gate, depth, **sizes)
     x = np.random.default_rng(1).uniform(size=(1, depth, size, size, 1)).astype(np.float32)
     probabilities = jax.nn.sigmoid(jax.jit(ours.apply)(variables, x))
@@ -99,6 +104,7 @@ def test_probabilities_agree_at_full_size(gate):
     assert inference_error(256, gate) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_agrees(optax_promotion):
     # Small logits: Keras' loss takes the logarithm of 1 - p, whose digits are few where p is near 1.
     ours, variables, theirs, config = pair(
@@ -169,3 +175,71 @@ def test_training_agrees(optax_promotion):
     after = optax.apply_updates(variables["params"], updates)
     for ours_p, theirs_p in zip(jax.tree.leaves(after), jax.tree.leaves(as_flax(stepped)["params"]), strict=True):
         np.testing.assert_allclose(ours_p, theirs_p, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_training_agrees_where_the_fast_convolution_runs(optax_promotion, monkeypatch):
+    """Gradients and five steps of the real training step and optimizer; Keras runs XLA's own convolution."""
+    used = set()
+
+    def record(x, kernel):
+        used.add(kernel.shape)
+        return convolve_winograd(x, kernel)
+
+    monkeypatch.setattr(convolution, "convolve_winograd", record)  # called whenever a network is traced
+    size, sizes = 32, {"widths": (16,), "recurrent_width": 16, "recurrent_layers": 1}
+    ours, variables, theirs, network = pair(size, "hard_sigmoid", depth=4, logit_scale=0.3, **sizes)
+    rng = np.random.default_rng(3)
+    x = rng.uniform(size=(2, 4, size, size, 1)).astype(np.float32)
+    y = (rng.uniform(size=x.shape) < 0.3).astype(np.float32)
+
+    def loss_of(params):
+        logits, _ = ours.apply({**variables, "params": params}, jnp.asarray(x), train=True, mutable=["batch_stats"])
+        return binary_cross_entropy(logits, jnp.asarray(y))
+
+    gradients = jax.jit(jax.grad(loss_of))(variables["params"])
+    recipe = TrainConfig()
+    state = create_state(ours, recipe, (4, size, size)).replace(**variables)
+    losses = []
+    for _ in range(5):
+        state, metrics = train_step(
+            state, {"image": jnp.asarray(x), "mask": jnp.asarray(y)}, recipe, lambda image: image
+        )
+        losses.append(float(metrics["loss"]))
+    probabilities = jax.nn.sigmoid(jax.jit(ours.apply)(state.variables, jnp.asarray(x)))
+    # conv_2 of a block, both of the decoder's that read its input, and the recurrent layer's of input and of state
+    assert {(3, 3, 3, 16, 16), (3, 3, 3, 33, 32), (1, 3, 3, 17, 64), (1, 3, 3, 16, 64)} <= used
+
+    with keras_rules():
+        trainable = [v.value for v in theirs.trainable_variables]
+        statistics = [v.value for v in theirs.non_trainable_variables]
+
+        def keras_loss(trainable):
+            p, _ = theirs.stateless_call(trainable, statistics, to_keras_axes(x), training=True)
+            return keras.losses.BinaryCrossentropy()(to_keras_axes(y), p)
+
+        values = {v.path: np.array(v.value) for v in theirs.non_trainable_variables}
+        found = jax.jit(jax.grad(keras_loss))(trainable)
+        values |= {v.path: np.asarray(g) for v, g in zip(theirs.trainable_variables, found, strict=True)}
+        adam = keras.optimizers.Adam(recipe.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+        theirs.compile(optimizer=adam, loss=keras.losses.BinaryCrossentropy())
+        expected_losses = [theirs.train_on_batch(to_keras_axes(x), to_keras_axes(y)) for _ in range(5)]
+        expected = theirs.predict(to_keras_axes(x), verbose=0)
+
+    expected_gradients = flax_variables([values[v.path] for v in theirs.weights], network)["params"]
+    difference = jax.tree.map(lambda a, b: np.asarray(a) - b, gradients, expected_gradients)
+    # Winograd's error is some 1e-5 of the largest output.
+    assert optax.tree.norm(difference) < 1e-4 * optax.tree.norm(expected_gradients)
+    for (path, error), theirs_g in zip(
+        jax.tree.leaves_with_path(difference), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        # Such an error takes some voxels of a layer over the rectifier's kink. Each changes a sum of 2 x 4 x 32 x 32
+        # terms of both signs, whose size is that of some hundred of them. The gradient of a bias ahead of a
+        # normalisation is 0.
+        scale = max(float(np.abs(theirs_g).max()), 1e-4)
+        assert np.abs(error).max() < 1e-2 * scale, jax.tree_util.keystr(path)
+    assert losses[0] - losses[4] > 1e-3  # five steps are far longer than the tolerances
+    np.testing.assert_allclose(losses, expected_losses, atol=1e-6)
+    # Adam divides a gradient by its own size: where it is no larger than its rounding error, a step of the whole
+    # learning rate (1e-4) goes one way here and the other way there.
+    np.testing.assert_allclose(to_keras_axes(probabilities), expected, atol=recipe.learning_rate)

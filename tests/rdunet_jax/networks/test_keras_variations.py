@@ -48,7 +48,7 @@ def connect(layer: Json, before: str, now: str) -> None:
 
 
 def swap(model: Json) -> None:
-    """Rectifies before it normalizes, in the first convolution."""
+    """Rectifies before it normalises, in the first convolution."""
     layers = model["config"]["layers"]
     norm, activation, concatenation = layers[2:5]
     connect(concatenation, activation["name"], norm["name"])
@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[Callable[[Json], None], str]] = {
     "ConvLSTM, dilation 2": (each("ConvLSTM2D", dilation_rate=[2, 2]), "dilation_rate is [2, 2]"),
     "ConvLSTM, last slice": (each("ConvLSTM2D", return_sequences=False), "return_sequences is False"),
     "channels first": (each("Conv3D", data_format="channels_first"), "data_format is channels_first"),
-    "no BN center": (each("BatchNormalization", center=False), "center is False"),
+    "no BN centre": (each("BatchNormalization", center=False), "center is False"),
     "no BN scale": (each("BatchNormalization", scale=False), "scale is False"),
     "BN axis 1": (each("BatchNormalization", axis=1), "axis is 1"),
     "BN renorm": (each("BatchNormalization", renorm=True), "renorm is True"),
@@ -119,6 +119,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json]:
     """The network with random weights, as Keras saves it, and its JSON."""
     path = tmp_path_factory.mktemp("keras") / "base.keras"
     with keras_rules(), zero_initial_weights():
+        keras.utils.clear_session(free_memory=False)  # the messages name `conv3d`, not `conv3d_40`
         model = recurrent_dense_unet(16, 16, 8, **SIZES)
         model.set_weights(random_weights(model, 1.0))
         model.save(path)

@@ -1,6 +1,7 @@
 """The networks' parts against what they are defined as."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,9 @@ import pytest
 
 from rdunet_jax.networks.convlstm import ConvLSTM
 from rdunet_jax.networks.layers import (
+    BatchNorm,
     ChannelDropout,
+    GroupNorm,
     MaxPool,
     NearestUpsample,
     PseudoDenseBlock,
@@ -51,7 +54,30 @@ def test_block_is_its_definition(dense):
     a = nn.relu(norm(conv(X, params["conv_1"]), "norm_1"))
     b = nn.relu(norm(conv(jnp.concatenate([X, a], axis=-1) if dense else a, params["conv_2"]), "norm_2"))
     # Two layers of sums of up to 243 products, of size 100.
-    np.testing.assert_allclose(block.apply(variables, X), b, rtol=1e-4, atol=1e-3)
+    y: Any = block.apply(variables, X)
+    np.testing.assert_allclose(y, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", [
+    partial(BatchNorm, use_running_average=False), partial(GroupNorm, num_groups=1)
+])  # fmt: skip
+def test_the_variance_keeps_its_digits_at_a_large_mean(norm):
+    x = 303 + 0.01 * jax.random.normal(jax.random.key(3), (2, 4, 16, 16, 1))
+    exact = np.asarray(x, np.float64)  # the same numbers, in double precision
+    axes = (0, 1, 2, 3) if isinstance(norm(), BatchNorm) else (1, 2, 3)
+    mean, variance = exact.mean(axes, keepdims=True), exact.var(axes, keepdims=True)
+
+    def error(**options) -> float:
+        layer = norm(epsilon=1e-6, **options)
+        y = np.asarray(layer.apply(layer.init(jax.random.key(0), x), x, mutable=["batch_stats"])[0])
+        return float(np.abs(y - (exact - mean) / np.sqrt(variance + 1e-6)).max())
+
+    # What is left is the error of the mean: a sum of n numbers, one after the other, is rounded n times, each time by
+    # up to half a step of its size, so it is off by about sqrt(n / 12) steps. Three times that is allowed.
+    count = int(np.prod([x.shape[axis] for axis in axes]))
+    off = np.spacing(np.float32(303 * count)) * np.sqrt(count / 12) / count
+    assert error() < 3 * off / 0.01 < 0.15
+    assert error(use_fast_variance=True) > 1  # mean(x^2) - mean(x)^2: no digit is right
 
 
 @pytest.mark.parametrize("temporal", [False, True])
@@ -82,14 +108,15 @@ def test_pooling_rounds_odd_sizes_up():
 @pytest.mark.parametrize("temporal", [False, True])
 def test_transposed_upsampling_is_a_loop_over_its_window(temporal):
     layer = TransposedUpsample(4, temporal)
-    params = layer.init(jax.random.key(1), X)["params"]
+    params: Any = layer.init(jax.random.key(1), X)["params"]
     params["bias"] = jnp.arange(4.0)
     steps = 2 if temporal else 1
     kernel = params["kernel"].reshape(steps, 2, 2, 5, 4)
     expected = np.zeros((2, 3 * steps, 16, 12, 4), np.float32)
     for t, i, j in np.ndindex(steps, 2, 2):
         expected[:, t::steps, i::2, j::2] = np.asarray(X) @ np.asarray(kernel[t, i, j]) + np.arange(4)
-    np.testing.assert_allclose(layer.apply({"params": params}, X), expected, atol=1e-5)
+    y: Any = layer.apply({"params": params}, X)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("temporal", [False, True])
@@ -119,4 +146,5 @@ def test_recurrent_block_stacks_its_layers():
         x = ConvLSTM(4, gate_fn=nn.sigmoid).apply({"params": params[f"recurrent_{index}"]}, x)
         assert isinstance(x, jax.Array)
         x = x / np.sqrt(1 + 1e-3)  # statistics at rest: mean 0, variance 1
-    np.testing.assert_allclose(block.apply(variables, X), x, atol=1e-6)
+    y: Any = block.apply(variables, X)
+    np.testing.assert_allclose(y, x, atol=1e-6)

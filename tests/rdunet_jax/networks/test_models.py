@@ -10,11 +10,15 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipeline.preprocessing.intensity import normalise
 from rdunet_jax.config import ModelConfig
+from rdunet_jax.errors import RunError
 from rdunet_jax.inference.sliding_window import network_predictor
 from rdunet_jax.networks.convolution import Conv3D
-from rdunet_jax.networks.models import MODELS, create_model, model_config
-from rdunet_jax.networks.summary import summarize
+from rdunet_jax.networks.keras_weights import network_layers
+from rdunet_jax.networks.layers import ModuleDef
+from rdunet_jax.networks.models import MODELS, create_model, model_config, split_windows
+from rdunet_jax.networks.summary import summarise
 
 SMALL_UNET = {"widths": (4, 4), "recurrent_width": 4, "recurrent_layers": 1}
 SMALL_LUNGNET = {"widths": (4, 4), "dilations": (1, 3)}
@@ -30,11 +34,11 @@ def small(name: str, **overrides) -> ModelConfig:
 
 
 def test_keras_network_has_the_published_number_of_parameters():
-    assert summarize(MODELS["keras"]).parameters == 19_100_161
+    assert summarise(MODELS["keras"]).parameters == 19_100_161
 
 
 def test_paper_network_has_the_shapes_of_table_1():
-    summary = summarize(MODELS["paper"])
+    summary = summarise(MODELS["paper"])
     assert list(summary.stages.items()) == [
         ("encoder_1", (8, 256, 256, 32)),
         ("pool_1", (8, 128, 128, 32)),
@@ -53,6 +57,24 @@ def test_paper_network_has_the_shapes_of_table_1():
     ]
 
 
+def test_windows_are_channels_of_the_network():
+    hounsfield = np.array([-1024, -1000, -160, -60, 40, 240, 400, 3000], np.int16).reshape(1, 1, 1, -1)
+    x = jnp.asarray(normalise(hounsfield, "hu_window"))[..., jnp.newaxis]
+    found = np.asarray(split_windows(x, ("soft_tissue", "lung")))
+    soft = [0, 0, 0, 0.25, 0.5, 1, 1, 1]
+    lung = [0, 0, 0.6, 940 / 1400, 1040 / 1400, 1240 / 1400, 1, 1]
+    # float32 sums of numbers up to 1000, divided by 400
+    np.testing.assert_allclose(found[0, 0, 0], np.stack([soft, lung], -1), atol=1e-6)
+    assert split_windows(x, ()) is x
+    config = small("keras", hu_windows=("lung", "soft_tissue"))
+    kernel = create_model(config).init(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 1)))["params"]["encoder_1"]
+    assert {leaf.shape[3] for leaf in jax.tree.leaves(kernel) if leaf.ndim == 5} == {2, 6}
+    with pytest.raises(RunError, match="hu_windows=lung soft_tissue"):
+        network_layers(config)
+    with pytest.raises(RunError, match="one input channel"):
+        small("2d-lungnet", hu_windows=("lung",))
+
+
 def test_arithmetic_is_counted_as_by_hand():
     config = model_config("paper", widths=(2,), recurrent_width=3, recurrent_layers=1)
     voxels = 8 * 16 * 16
@@ -61,14 +83,15 @@ def test_arithmetic_is_counted_as_by_hand():
     decoder = 27 * voxels / 4 * (3 * 2 + (3 + 2) * 2)
     logits = voxels * (2 + 2)
     expected = 2 * (encoder + bottleneck + decoder + logits) / 1e9
-    np.testing.assert_allclose(summarize(config, 16, 16).gflops, expected)
-    np.testing.assert_allclose(summarize(config, 16, 16, batch=2).gflops, 2 * expected)
+    np.testing.assert_allclose(summarise(config, 16, 16).gflops, expected)
+    np.testing.assert_allclose(summarise(config, 16, 16, batch=2).gflops, 2 * expected)
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less():
     assert (
-        summarize(model_config("keras", remat=True), 64, 64).activation_mb
-        < 0.5 * summarize(MODELS["keras"], 64, 64).activation_mb
+        summarise(model_config("keras", remat=True), 64, 64).activation_mb
+        < 0.5 * summarise(MODELS["keras"], 64, 64).activation_mb
     )
 
 
@@ -77,7 +100,9 @@ def test_config_survives_json(name):
     assert ModelConfig(**json.loads(json.dumps(asdict(MODELS[name])))) == MODELS[name]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=() if one in ("keras", "paper", "tiny") else pytest.mark.slow) for one in MODELS]
+)
 def test_network_trains_a_step(name, optax_promotion):
     """Batches of 3, five slices (an odd number to pool), not square."""
     model = create_model(small(name))
@@ -202,7 +227,7 @@ class Bottleneck(nn.Module):
 
 class Block(nn.Module):
     features: int
-    norm: object
+    norm: ModuleDef
     dropout: object
     dtype: object
 

@@ -54,6 +54,7 @@ def test_value_and_gradients(shape, kernel_shape):
         np.testing.assert_allclose(ours, expected, atol=5e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_error_stays_small_with_many_channels():
     # The deepest sum of the full network: 481 channels, 27 taps.
     x, kernel, weight = draw((1, 3, 16, 16, 481), (3, 3, 3, 481, 16))

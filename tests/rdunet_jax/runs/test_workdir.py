@@ -53,6 +53,16 @@ def test_the_same_run_may_be_made_longer_but_not_changed(run: Path) -> None:
     assert RunConfig.load(run) == longer
 
 
+def test_the_length_of_a_cosine_schedule_stays(tmp_path: Path) -> None:
+    """Its learning rate at each step depends on the length of the run."""
+    cosine = replace(RUN, train=replace(RUN.train, schedule="cosine"))
+    start_run(tmp_path, cosine, DATA)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert start_run(tmp_path, cosine, DATA) == {}
+    with pytest.raises(RunError, match=r"train.epochs 30 \(now 50\)"):
+        start_run(tmp_path, replace(cosine, train=replace(cosine.train, epochs=50)), DATA)
+
+
 def test_a_folder_without_a_checkpoint_takes_other_settings_and_data(tmp_path: Path) -> None:
     start_run(tmp_path, RUN, DATA)
     mended = replace(RUN, train=replace(RUN.train, loss="dice", learning_rate=1.0))
@@ -86,7 +96,11 @@ def test_other_data_are_refused_unless_on_purpose(run: Path) -> None:
     start_run(run, RUN, OTHER, other_dataset=True)
     both = TrainingData.load(run)
     assert both is not None
-    assert both.seen(["P-1", "P-2", "P-3"]) == {"P-1": "trained", "P-2": "trained", "P-3": "selected"}
+    assert both.seen(dict.fromkeys(["P-1", "P-2", "P-3"], "")) == {
+        "P-1": "trained",
+        "P-2": "trained",
+        "P-3": "selected",
+    }
     start_run(run, RUN, OTHER)  # from now on these are its data
     with pytest.raises(RunError, match="another data set or split"):
         start_run(run, RUN, DATA)

@@ -9,10 +9,10 @@ import surface_distance
 from scipy import ndimage
 
 from rdunet_jax.config import PostprocessingConfig
-from rdunet_jax.inference.postprocessing import histogram_threshold, postprocess
-from rdunet_jax.scoring.labels import labeled
+from rdunet_jax.inference.postprocessing import histogram_threshold, threshold_and_dilate
+from rdunet_jax.scoring.labels import labelled
 from rdunet_jax.scoring.lesions import score_lesions
-from rdunet_jax.scoring.patients import score_patient, summarize_patients
+from rdunet_jax.scoring.patients import score_patient, summarise_patients
 from rdunet_jax.scoring.protocols import score_protocol, summarise_protocol
 from rdunet_jax.scoring.surface import surface_distances
 
@@ -70,7 +70,8 @@ def test_volumetric_scores_are_numpys() -> None:
     for prediction, truth, spacing in mask_pairs(60, seed=1):
         if truth.ndim != 3:
             continue
-        scores = score_patient(prediction, truth, spacing)
+        between_slices, between_rows, between_columns = spacing
+        scores = score_patient(prediction, truth, (between_slices, between_rows, between_columns))
         both, either = np.logical_and(prediction, truth).sum(), np.logical_or(prediction, truth).sum()
         if either:
             assert scores.iou == pytest.approx(both / either)
@@ -201,28 +202,30 @@ def test_distances_of_all_patients_rank_a_miss_as_the_worst() -> None:
     found, missed, healthy = (
         score_patient(*pair, SPACING) for pair in ((prediction, truth), (empty, truth), (empty, empty))
     )
-    one = summarize_patients([found])
+    one = summarise_patients([found])
     assert one["median_volumetric_hd95_mm"] == one["mean_volumetric_hd95_mm"] == found.surface.hd95_mm
-    three = summarize_patients([found, found, missed, healthy])
+    three = summarise_patients([found, found, missed, healthy])
     assert three["median_volumetric_hd95_mm"] == found.surface.hd95_mm
     assert three["patients_without_surface_distance"] == 2
-    assert summarize_patients([found, missed, missed])["median_volumetric_hd95_mm"] is None
-    assert summarize_patients([healthy])["median_volumetric_mean_surface_distance_mm"] is None
+    assert summarise_patients([found, missed, missed])["median_volumetric_hd95_mm"] is None
+    assert summarise_patients([healthy])["median_volumetric_mean_surface_distance_mm"] is None
 
 
 @pytest.mark.parametrize("protocol", ["paper", "authors_code"])
 def test_every_score_has_a_label(protocol) -> None:
     prediction, truth = scan()
     summary = summarise_protocol([score_protocol(prediction, truth, SPACING, protocol)], protocol)
-    summary |= summarize_patients([score_patient(prediction, truth, SPACING)])
-    assert list(labeled(summary).values()) == list(summary.values())
+    summary |= summarise_patients([score_patient(prediction, truth, SPACING)])
+    assert list(labelled(summary).values()) == list(summary.values())
 
 
 @pytest.mark.parametrize("diameter", [1, 3, 7])
 def test_square_dilation_is_scipys(diameter: int) -> None:
     probabilities = np.random.default_rng(0).random((4, 20, 30)).astype(np.float32)
     expected = ndimage.binary_dilation(probabilities > 0.97, np.ones((1, diameter, diameter)))
-    np.testing.assert_array_equal(postprocess(probabilities, PostprocessingConfig(0.97, diameter, "square")), expected)
+    np.testing.assert_array_equal(
+        threshold_and_dilate(probabilities, PostprocessingConfig(0.97, diameter, "square")), expected
+    )
 
 
 def test_threshold_and_dilation_move_the_counts_as_table_6() -> None:
@@ -234,7 +237,7 @@ def test_threshold_and_dilation_move_the_counts_as_table_6() -> None:
     grid = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     counts, dice = {}, {}
     for diameter in (1, 7):
-        masks = [postprocess(probabilities, PostprocessingConfig(threshold, diameter)) for threshold in grid]
+        masks = [threshold_and_dilate(probabilities, PostprocessingConfig(threshold, diameter)) for threshold in grid]
         summaries = [summarise_protocol([score_protocol(mask, truth, SPACING, "paper")], "paper") for mask in masks]
         counts[diameter] = [(s["false_positive_slices"], s["false_negative_slices"]) for s in summaries]
         dice[diameter] = [s["mean_dice_tumour_slices"] for s in summaries]

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rdunet_jax.training.history import EpochRow, History, StepRow, Validation, epoch_in_words, read_rows
+from rdunet_jax.training.history import (
+    EpochRow,
+    History,
+    StepRow,
+    Validation,
+    epoch_in_words,
+    plot_history,
+    read_rows,
+)
 
 
 def measure(history: History, epochs: int) -> None:
@@ -104,3 +112,10 @@ def test_an_epoch_in_words() -> None:
     row = EpochRow(3, 12, 0.25, 0.5, 0.125, 1e-4, 2.0, 1.0, 0.375)
     line = "epoch 3: step 12 of 40, loss 0.2500, validation Dice 0.125 (soft 0.375), rate 0.0001, 1:01:01 left"
     assert epoch_in_words(row, 40, 3661) == line
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 0.0), (0.0,)])  # a cosine that ends, after two epochs or after one
+def test_a_learning_rate_of_0_is_drawn_without_a_warning(rates: tuple[float, ...], tmp_path: Path) -> None:
+    rows = [EpochRow(epoch, 8 * epoch, 0.5, 0.1, None, rate, 1.0, 1.0) for epoch, rate in enumerate(rates, 1)]
+    plot_history(rows, tmp_path / "history.png")  # a warning is an error in the tests
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")

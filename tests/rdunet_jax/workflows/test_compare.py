@@ -2,30 +2,13 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from rdunet_jax.cli import main as cli
-
-
-@pytest.fixture
-def rdunet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command in this process; returns (status, what it printed, its errors)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == (status != 0), captured.err
-        return status, captured.out, captured.err
-
-    return run
+from rdunet_jax.checked_json import write_checked
+from rdunet_jax.files import sha256_of
+from tests.rdunet_jax.command import one_line
 
 
 def write_evaluation(folder: Path, rows: list[dict], **summary: object) -> Path:
@@ -78,8 +61,7 @@ def test_one_patient_is_not_tested(rdunet, tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_one_line(rows, summary, message: str, rdunet, tmp_path: Path) -> None:
     one = write_evaluation(tmp_path / "a", [patient("P-1", 0.8, 1.0), patient("P-2", 0.8, 1.0)])
     other = write_evaluation(tmp_path / "b", rows, **summary)
-    status, _, error = rdunet("compare", one, other)
-    assert status == 2 and message in error
+    one_line(rdunet("compare", one, other), message)
 
 
 @pytest.mark.parametrize("file", ["summary.json", "patients.csv"])
@@ -90,8 +72,18 @@ def test_damaged_scores_are_one_line(file: str, damage: bytes | None, rdunet, tm
         (other / file).unlink()
     else:
         (other / file).write_bytes(damage)
+    one_line(rdunet("compare", one, other), str(other / file), "rdunet evaluate")
+
+
+def test_scores_changed_after_they_were_written_are_refused(rdunet, tmp_path: Path) -> None:
+    one, other = (write_evaluation(tmp_path / name, [patient("P-1", 0.8, 1.0)]) for name in "ab")
+    table = other / "patients.csv"
+    summary = json.loads((other / "summary.json").read_text())
+    write_checked(other / "summary.json", {**summary, "files": {table.name: sha256_of(table)}})
+    assert rdunet("compare", one, other)[0] == 0
+    table.write_text(table.read_text().replace("0.8", "0.9"))
     status, _, error = rdunet("compare", one, other)
-    assert status == 2 and str(other / file) in error and "rdunet evaluate" in error
+    assert status == 2 and str(table) in error and "rdunet evaluate" in error
 
 
 def test_seen_patients_and_other_data_sets_are_marked_in_a_comparison(rdunet, tmp_path: Path) -> None:

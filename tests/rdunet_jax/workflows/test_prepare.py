@@ -17,34 +17,13 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import locked
 from data_pipeline.loading import Dataset
 from data_pipeline.nsclc_radiomics import staging
-from rdunet_jax.cli import main as cli
+from tests.rdunet_jax.command import one_line
 
 DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 COMMAND = (sys.executable, "-c", "from rdunet_jax.cli.main import main\nif __name__ == '__main__': main()")
 NAME = "slice_minmax_16"
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-
-@pytest.fixture
-def rdunet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Runs a command in this process; returns (status, what it printed, its errors)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capfd.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def prepare(source: Path, data_dir: Path, *more: object) -> tuple[object, ...]:
@@ -81,14 +60,14 @@ def rename_roi(source: Path, name: str) -> None:
         *(("--validation-share", share) for share in ("1", "nan", "inf")),
         ("--workers", "-3"),
         ("--workers", "0"),
-        ("--roi", "("),
         ("--roi", ""),
     ],
 )
 def test_values_out_of_range_are_one_line_before_anything_is_read(rdunet, arguments, tmp_path: Path) -> None:
     flag, value = arguments
-    status, out, error = rdunet("prepare", tmp_path / "none", "--data-dir", tmp_path / "data", f"{flag}={value}")
-    assert (status, out) == (2, "") and error.count("\n") == 1 and error.startswith(f"error: {flag}")
+    result = rdunet("prepare", tmp_path / "none", "--data-dir", tmp_path / "data", f"{flag}={value}")
+    shown = repr(value) if value == "(" else value or "empty"
+    assert one_line(result).startswith(f"error: {flag[2:].replace('-', '_')} is {shown}") and result.out == ""
     assert not (tmp_path / "data").exists()
 
 
@@ -98,10 +77,8 @@ def test_an_overwrite_that_fails_keeps_the_old_data_set(rdunet, tmp_path: Path) 
     (data / "notes.txt").write_text("the user's own")
     (data / "nsclc_radiomics" / NAME / "incomplete.X_1.0.0").mkdir()  # of another program
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    status, _, error = rdunet(*prepare(DUMMY, data))
-    assert status == 2 and "--overwrite" in error
-    status, _, error = rdunet(*prepare(DUMMY, data, "--overwrite", "--roi", "other"))
-    assert status == 2 and error.count("\n") == 1 and "none of its 3 CT series can be used" in error
+    one_line(rdunet(*prepare(DUMMY, data)), "--overwrite")
+    one_line(rdunet(*prepare(DUMMY, data, "--overwrite", "--roi", "other")), "none of its 3 CT series can be used")
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
     assert rdunet(*prepare(DUMMY, data, "--overwrite", "--test-share", 0, "--validation-share", 0))[0] == 0
     assert Dataset(data).patient_count("train") == 3 and (data / "notes.txt").exists()
@@ -122,8 +99,7 @@ def test_an_old_data_set_comes_back_after_a_kill_in_the_swap(rdunet, tmp_path: P
 def test_a_second_prepare_of_a_data_set_names_the_first(rdunet, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with locked(data / "nsclc_radiomics" / f".lock-{NAME}", "x"):
-        status, _, error = rdunet(*prepare(DUMMY, data))
-        assert status == 2 and error.count("\n") == 1 and f"in use by process {os.getpid()} on " in error
+        one_line(rdunet(*prepare(DUMMY, data)), f"in use by process {os.getpid()} on ")
         # another data set of the same folder goes on beside it
         assert rdunet("prepare", DUMMY, "--data-dir", data, "--image-size", 24, "--workers", 1)[0] == 0
     assert rdunet(*prepare(DUMMY, data))[0] == 0
@@ -141,6 +117,7 @@ def command_line(pid: int) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the processes from /proc")
+@pytest.mark.slow
 def test_workers_end_with_a_killed_prepare_and_nothing_stays_in_tmpdir(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
@@ -210,14 +187,12 @@ def test_a_full_disk_is_one_line(rdunet, tmp_path: Path) -> None:
     try:
         for kilobytes in (0, 120, 200, 236, 244):  # full at once, in the staged arrays, in the records, in the report
             (small / "other").write_bytes(b"x" * 1024 * kilobytes)
-            status, _, error = rdunet(
-                "prepare", DUMMY, "--data-dir", small / "data", "--image-size", 128, "--workers", 1
-            )
-            if status == 0:
+            result = rdunet("prepare", DUMMY, "--data-dir", small / "data", "--image-size", 128, "--workers", 1)
+            if result.status == 0:
                 continue
-            assert status == 2 and error.count("\n") == 1 and "make room" in error, error
+            one_line(result, "make room")
             assert [path.name for path in small.iterdir()] == ["other"]
-        assert status == 2
+        one_line(result)
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -287,8 +262,7 @@ def test_ascii_locale_and_names_in_any_bytes(tmp_path: Path) -> None:
 def test_without_a_home_folder_only_the_key_is_needed(rdunet, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
-    status, _, error = rdunet(*prepare(DUMMY, tmp_path / "data"))
-    assert status == 2 and error.count("\n") == 1 and "--key" in error
+    one_line(rdunet(*prepare(DUMMY, tmp_path / "data")), "--key")
     assert rdunet(*prepare(DUMMY, tmp_path / "data", "--key", tmp_path / "key"))[0] == 0
     assert rdunet(*prepare(DUMMY, tmp_path / "kept", "--keep-ids"))[0] == 0
 
@@ -303,15 +277,14 @@ def test_a_folder_without_ct_does_not_name_its_files(rdunet, tmp_path: Path) -> 
     (tmp_path / "source").mkdir()
     image = sorted(DUMMY.rglob("*.dcm"))[1]
     (tmp_path / "source" / "CANARY.dcm").write_bytes(image.read_bytes()[:600])
-    status, out, error = rdunet(*prepare(tmp_path / "source", tmp_path / "data"))
-    assert status == 2 and error.count("\n") == 1 and "CANARY" not in out + error
+    refused = rdunet(*prepare(tmp_path / "source", tmp_path / "data"))
+    assert "CANARY" not in one_line(refused) + refused.out
     assert "CANARY" in rdunet(*prepare(tmp_path / "source", tmp_path / "data", "--keep-ids"))[2]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(rdunet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    status, _, error = rdunet(*prepare(DUMMY, tmp_path / "file" / "data"))
-    assert status == 2 and error.count("\n") == 1 and "name another --data-dir" in error
+    one_line(rdunet(*prepare(DUMMY, tmp_path / "file" / "data")), "name another --data-dir")
 
 
 @pytest.fixture(scope="module")
@@ -368,10 +341,8 @@ def test_damage_through_a_command(rdunet, sound: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(sound, tmp_path / "data"))
     (record,) = data.rglob("*-train.array_record*")
     record.write_bytes(record.read_bytes()[:-100])
-    status, _, error = rdunet(
-        "train", "--data-dir", data, "--workdir", tmp_path / "run", "--model", "tiny", "--batch-size", 1
-    )
-    assert status == 2 and error.count("\n") == 1 and "rdunet prepare" in error
+    train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", "--model", "tiny", "--batch-size", 1)
+    one_line(rdunet(*train), "rdunet prepare")
 
 
 def test_a_data_set_of_an_earlier_version_names_the_command(rdunet, sound: Path, tmp_path: Path) -> None:
@@ -380,13 +351,30 @@ def test_a_data_set_of_an_earlier_version_names_the_command(rdunet, sound: Path,
     account = json.loads(metadata.read_text(encoding="utf-8"))
     account["settings"]["intensity"] = "keras"
     metadata.write_text(json.dumps(account), encoding="utf-8")
+    metadata.with_name("checksums.json").unlink()  # which that version did not write
     (data / "nsclc_radiomics" / NAME).rename(data / "nsclc_radiomics" / "keras_16")
     train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", "--model", "tiny", "--batch-size", 1)
-    status, _, error = rdunet(*train)
-    assert status == 2 and error.count("\n") == 1 and "slice_minmax was called keras" in error
-    assert f"rdunet prepare SOURCE --data-dir {data}" in error
-    status, _, error = rdunet("train", "--data-dir", sound, "--dataset", "keras_16", *train[3:])
-    assert status == 2 and "keras is now called slice_minmax" in error
+    one_line(rdunet(*train), "slice_minmax was called keras", f"rdunet prepare SOURCE --data-dir {data}")
+    one_line(
+        rdunet("train", "--data-dir", sound, "--dataset", "keras_16", *train[3:]), "keras is now called slice_minmax"
+    )
+
+
+def test_patches_are_chosen_in_training_not_in_a_data_set(rdunet, sound: Path, tmp_path: Path) -> None:
+    status, _, error = rdunet(*prepare(DUMMY, tmp_path / "data"), "--selection", "all")
+    assert status == 2 and error.count("\n") == 1
+    assert "rdunet train --data-dir DATA --workdir RUN --selection all" in error
+    assert not (tmp_path / "data").exists()
+
+    data = Path(shutil.copytree(sound, tmp_path / "old"))
+    (metadata,) = data.rglob("metadata.json")
+    account = json.loads(metadata.read_text(encoding="utf-8"))
+    account["settings"]["selection"] = "all"  # as data sets of stored patches have it
+    metadata.write_text(json.dumps(account), encoding="utf-8")
+    metadata.with_name("checksums.json").unlink()  # which that version did not write
+    status, _, error = rdunet("train", "--data-dir", data, "--workdir", tmp_path / "run", "--model", "tiny")
+    assert status == 2 and error.count("\n") == 1 and "`rdunet train --selection` chooses them" in error
+    assert f"rdunet prepare SOURCE --data-dir {data} --overwrite" in error
 
 
 def test_a_full_disk_while_the_sample_is_written_is_one_line(rdunet, tmp_path: Path, monkeypatch) -> None:
@@ -394,6 +382,5 @@ def test_a_full_disk_while_the_sample_is_written_is_one_line(rdunet, tmp_path: P
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("data_pipeline.sample_data._download", full)
-    status, _, error = rdunet("sample-data", "--output", tmp_path / "sample")
-    assert status == 2 and error.count("\n") == 1 and "make room" in error
+    one_line(rdunet("sample-data", "--output", tmp_path / "sample"), "make room")
     assert not (tmp_path / "sample").exists()

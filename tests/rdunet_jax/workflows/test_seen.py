@@ -3,18 +3,17 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import pydicom
 import pytest
 from rich.console import Console
 
 from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset, PatientExample
 from data_pipeline.settings import DatasetSettings, PrepareOptions
-from rdunet_jax.cli import main as cli
 from rdunet_jax.config import InferenceConfig, PostprocessingConfig, TrainConfig
 from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
@@ -25,7 +24,7 @@ from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows import stored_probabilities
 from rdunet_jax.workflows.prepare import prepare_source
-from rdunet_jax.workflows.segment import _sides
+from tests.rdunet_jax.command import Command, Result, one_line
 
 DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 
@@ -43,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A run on that data set whose network is as it was initialized."""
+    """A run on that data set whose network is as it was initialised."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     network = model_config("tiny", widths=(4, 4, 4), recurrent_width=4)
     run = RunConfig(network, TrainConfig(), InferenceConfig(threshold=0.4), "hu_window", 16)
@@ -63,21 +62,12 @@ def workdir(tmp_path: Path, run: Path) -> Path:
 
 
 @pytest.fixture
-def rdunet(data: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command in this process; returns (status, what it printed, its errors)."""
+def rdunet(data: Path, workdir: Path, rdunet: Command) -> Command:
+    """Runs a command on that run and that data set."""
 
-    def run(command: str, *arguments: object) -> tuple[int, str, str]:
-        of_data = () if command == "segment" else ("--data-dir", data)
-        arguments = (command, *of_data, "--workdir", workdir, *arguments)
-        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == (status != 0), captured.err
-        return status, captured.out, captured.err
+    def run(command: str, *arguments: object) -> Result:
+        of_data = () if command == "segment" or "--data-dir" in arguments else ("--data-dir", data)
+        return rdunet(command, *of_data, "--workdir", workdir, *arguments)
 
     return run
 
@@ -97,8 +87,7 @@ def test_new_patients_are_scored_without_a_remark(rdunet, workdir: Path) -> None
 @pytest.mark.parametrize("split, use", [("train", "trained"), ("validation", "selected")])
 def test_patients_that_the_network_has_seen_are_refused_or_marked(split: str, use: str, rdunet, workdir: Path) -> None:
     for more in ((), ("--shard", "1/2")):
-        status, _, error = rdunet("evaluate", "--split", split, *more)
-        assert status == 2 and "--allow-seen" in error
+        one_line(rdunet("evaluate", "--split", split, *more), "--allow-seen")
         assert not (workdir / "evaluation").exists()
     status, out, _ = rdunet("evaluate", "--split", split, "--allow-seen", "--html")
     assert status == 0 and f"NOT NEW PATIENTS: the network was {use} on" in out
@@ -107,6 +96,43 @@ def test_patients_that_the_network_has_seen_are_refused_or_marked(split: str, us
     assert "NOT NEW PATIENTS" in (folder / "page.html").read_text()
     with (folder / "patients.csv").open(newline="") as file:
         assert [row["seen"] for row in csv.DictReader(file)] == [use]
+
+
+@pytest.fixture(scope="module")
+def renamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same patients under other ids, one without its first two slices; and their data set, all for testing."""
+    folder = tmp_path_factory.mktemp("renamed")
+    shutil.copytree(DUMMY, folder / "source")
+    for path in (folder / "source").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = dataset.PatientID.replace("PHANTOM", "OTHER")
+        dataset.save_as(path)
+    images = [path for path in (folder / "source/PHANTOM-002").rglob("*.dcm") if pydicom.dcmread(path).Modality == "CT"]
+    for path in sorted(images, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))[:2]:
+        path.unlink()
+    settings = DatasetSettings(intensity="hu_window", image_size=16, test_share=0.99)
+    options = PrepareOptions(workers=1, keep_ids=True)
+    prepare_source(folder / "source", folder / "data", settings, Console(quiet=True), options)
+    return folder
+
+
+def test_a_patient_under_another_name_is_recognised_by_its_slices(rdunet, workdir, data, renamed, tmp_path) -> None:
+    own = Dataset(data).account.splits
+    other_name = {part: names[0].replace("PHANTOM", "OTHER") for part, names in own.items()}
+    assert len(Dataset(renamed / "data").patient_names("test")) >= 2
+    status, _, error = rdunet("evaluate", "--data-dir", renamed / "data")
+    assert status == 2 and "--allow-seen" in error and "under another name" in error
+    status, out, _ = rdunet("evaluate", "--data-dir", renamed / "data", "--allow-seen")
+    assert status == 0 and "NOT NEW PATIENTS" in out and "under another name" in out
+    with (workdir / "evaluation/test/patients.csv").open(newline="") as file:
+        seen = {row["patient"]: row["seen"] for row in csv.DictReader(file)}
+    expected = {other_name["train"]: "trained", other_name["validation"]: "selected", other_name["test"]: ""}
+    assert seen and seen.items() <= expected.items()
+    for part, use in (("train", "trained"), ("validation", "selected"), ("test", "not_found")):
+        output = tmp_path / part
+        status, out, _ = rdunet("segment", renamed / "source" / own[part][0], "--output", output)
+        assert status == 0 and json.loads((output / "report.json").read_text())["seen_by_network"] == use
+        assert ("on this patient" in out) == (part != "test")
 
 
 def test_another_data_set_and_unknown_training_data_are_marked(rdunet, workdir: Path, data: Path) -> None:
@@ -119,40 +145,38 @@ def test_another_data_set_and_unknown_training_data_are_marked(rdunet, workdir: 
     assert status == 0 and "It is not recorded" in out and summary_of(workdir)["training_data_known"] is False
 
 
+@pytest.mark.slow
 def test_a_choice_is_printed_as_flags_and_used_when_asked_for(rdunet, workdir: Path) -> None:
-    status, _, error = rdunet("evaluate", "--chosen-postprocessing")
-    assert status == 2 and "choose-postprocessing" in error
+    one_line(rdunet("evaluate", "--chosen-postprocessing"), "choose-postprocessing")
     status, out, _ = rdunet("choose-postprocessing")
     assert status == 0
     flags = next(line for line in out.splitlines() if line.startswith("chosen: ")).removeprefix("chosen: ").split()
-    assert flags[::2] == ["--threshold", "--kernel", "--dilation-diameter"]
+    assert flags[:6:2] == ["--threshold", "--kernel", "--dilation-diameter"]
 
     assert rdunet("evaluate", *flags)[0] == 0
     by_flags = summary_of(workdir)
     assert rdunet("evaluate", "--chosen-postprocessing")[0] == 0
     chosen = summary_of(workdir)
     assert chosen.pop("chosen_postprocessing") and not by_flags.pop("chosen_postprocessing")
+    assert chosen.pop("sha256") != by_flags.pop("sha256")  # of the rest of the file
     assert chosen == by_flags
     assert str(chosen["threshold"]) == flags[1] and chosen["kernel"] == flags[3]
     # never without being asked
     assert rdunet("evaluate")[0] == 0 and summary_of(workdir)["threshold"] == 0.4
     # what it was chosen on is no longer new, even of a run that did not validate
     (workdir / "training_data.json").unlink()
-    status, _, error = rdunet("evaluate", "--split", "validation", "--chosen-postprocessing")
-    assert status == 2 and "--allow-seen" in error
+    one_line(rdunet("evaluate", "--split", "validation", "--chosen-postprocessing"), "--allow-seen")
 
     stored = workdir / "postprocessing.json"
     stored.write_text(stored.read_text().replace('"step": 1', '"step": 2'))
-    status, _, error = rdunet("evaluate", "--chosen-postprocessing")
-    assert status == 2 and str(stored) in error and "choose-postprocessing" in error
+    one_line(rdunet("evaluate", "--chosen-postprocessing"), str(stored), "choose-postprocessing")
 
 
 def test_segment_uses_a_choice_when_asked_for(rdunet, workdir: Path, tmp_path: Path) -> None:
     segment = ("segment", DUMMY / "PHANTOM-001", "--output")
-    status, _, error = rdunet(*segment, tmp_path / "none", "--chosen-postprocessing")
-    assert status == 2 and "choose-postprocessing" in error
+    one_line(rdunet(*segment, tmp_path / "none", "--chosen-postprocessing"), "choose-postprocessing")
     choice = PostprocessingConfig(0.3, 9, "square")
-    ChosenPostprocessing(choice, 1, "a", ("P-1",)).save(workdir)
+    ChosenPostprocessing(choice, 1, "a" * 64, ("P-1",)).save(workdir)
     status, out, _ = rdunet(*segment, tmp_path / "chosen", "--chosen-postprocessing")
     assert status == 0 and "threshold 0.3, dilated by a square of 9 pixels" in out
     status, out, _ = rdunet(*segment, tmp_path / "flags", "--chosen-postprocessing", "--threshold", "histogram")
@@ -163,27 +187,19 @@ def test_segment_uses_a_choice_when_asked_for(rdunet, workdir: Path, tmp_path: P
 
 @pytest.mark.parametrize("damage", ['"threshold": 0.3', '"threshold"', "}"])
 def test_a_damaged_choice_is_one_line(damage: str, rdunet, workdir: Path) -> None:
-    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a", ()).save(workdir)
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a" * 64, ()).save(workdir)
     path = workdir / "postprocessing.json"
     assert damage in path.read_text()
     path.write_text(path.read_text().replace(damage, '"threshold": 0.9' if "0.3" in damage else ""))
-    status, _, error = rdunet("evaluate", "--chosen-postprocessing")
-    assert status == 2 and str(path) in error and "choose-postprocessing" in error
-
-
-@pytest.mark.parametrize(
-    "row_cosine, sides", [((1, 0, 0), ("R", "L")), ((-0.9, 0.1, 0), ("L", "R")), ((0, 1, 0), ("A", "P"))]
-)
-def test_the_page_marks_the_sides_of_the_patient(row_cosine, sides) -> None:
-    assert _sides(np.array(row_cosine, float)) == sides
+    one_line(rdunet("evaluate", "--chosen-postprocessing"), str(path), "choose-postprocessing")
 
 
 def test_a_choice_on_training_patients_is_refused(rdunet, workdir: Path, data: Path) -> None:
     account = Dataset(data).account.to_json()
     turned = account["splits"] | {"train": account["splits"]["validation"], "validation": []}
     TrainingData.of(account | {"splits": turned}, "one").save(workdir)
-    status, _, error = rdunet("choose-postprocessing")
-    assert status == 2 and "--allow-seen" in error and not (workdir / "postprocessing.json").exists()
+    one_line(rdunet("choose-postprocessing"), "--allow-seen")
+    assert not (workdir / "postprocessing.json").exists()
     status, out, _ = rdunet("choose-postprocessing", "--allow-seen")
     assert status == 0 and "NOT NEW PATIENTS" in out
 
@@ -205,7 +221,7 @@ def fail_in_prediction(examples: list[PatientExample], monkeypatch: pytest.Monke
                 raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nand a stack of lines")
             return np.full(volume.shape, 0.5, np.float32)
 
-    monkeypatch.setattr(stored_probabilities, "sliding_window", lambda network: ShortOfMemory(lambda *_: None))
+    monkeypatch.setattr(stored_probabilities, "sliding_window", lambda network: ShortOfMemory(lambda _, x: x))
     return "RESOURCE_EXHAUSTED: no memory"
 
 
@@ -222,17 +238,79 @@ def fail_in_reading(examples: list[PatientExample], monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("fail", [fail_in_prediction, fail_in_reading])
 def test_one_failing_patient_does_not_cost_the_others(fail, three_to_score, rdunet, workdir, monkeypatch) -> None:
     why, name = fail(three_to_score, monkeypatch), three_to_score[1].name
-    status, out, error = rdunet("evaluate", "--html", "--allow-seen")
-    assert status == 2 and f"{name} ({why})" in error
+    result = rdunet("evaluate", "--html", "--allow-seen")
+    one_line(result, f"{name} ({why})")
     summary = summary_of(workdir)
     assert summary["patients"] == 2 and summary["failed_patients"] == [name]
-    assert "NOT IN THE SCORES: 1 patient" in out and out.count(f"{name}: left out, {why}") == 1
+    assert "NOT IN THE SCORES: 1 patient" in result.out and result.out.count(f"{name}: left out, {why}") == 1
     assert "NOT IN THE SCORES" in (workdir / "evaluation" / "test" / "page.html").read_text()
+
+
+def change(path: Path, keys: tuple[str | int, ...], value: object) -> None:
+    """Sets one field of a JSON file, and deletes its digest, as a person would."""
+    fields = json.loads(path.read_text())
+    fields.pop("sha256", None)
+    inner = fields
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("file, keys, value, says", [
+    ("config.json", ("image_size",), -16, "image_size is -16, but must be a whole number, from 1 to 4096"),
+    ("config.json", ("image_size",), "16", "image_size is 16, but must be a whole number"),
+    ("config.json", ("image_size",), 20, "multiple of 8"),
+    ("config.json", ("intensity",), "grey", "intensity is grey, but must be text, one of slice_minmax, hu_window"),
+    ("config.json", ("fold",), -1, "fold is -1"),
+    ("config.json", ("model", "widths"), [], "widths is empty"),
+    ("config.json", ("model", "colour"), 1, "unknown setting 'colour'"),
+    ("config.json", ("train",), 3, "train is 3"),
+    ("config.json", ("inference", "stride"), 0, "stride is 0"),
+    ("config.json", ("inference", "threshold"), 2, "threshold is 2"),
+    ("training_data.json", ("data_sets",), [], "data_sets is empty"),
+    ("training_data.json", ("data_sets", 0, "dataset_sha256"), "x", "dataset_sha256 is x"),
+    ("training_data.json", ("trained_on",), "PHANTOM-001", "trained_on is PHANTOM-001"),
+    ("training_data.json", ("selected_on",), [1], "selected_on is 1"),
+    ("training_data.json", ("fingerprints",), [], "fingerprints is empty"),
+    ("postprocessing.json", ("step",), -1, "step is -1"),
+    ("postprocessing.json", ("postprocessing", "dilation_diameter"), 4, "dilation_diameter is 4"),
+    ("postprocessing.json", ("patients",), None, "patients is None"),
+])  # fmt: skip
+def test_every_field_of_a_runs_files_has_a_range(file, keys, value, says, rdunet, workdir: Path) -> None:
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a" * 64, ()).save(workdir)
+    change(workdir / file, keys, value)
+    one_line(rdunet("evaluate", "--chosen-postprocessing"), f"{workdir / file}: ", says)
+
+
+@pytest.mark.parametrize("keys, value, says", [
+    (("settings", "image_size"), 7, "image_size is 7"),
+    (("dataset_sha256",), "x", "dataset_sha256 is x"),
+    (("splits",), {"train": ["PHANTOM-001"]}, "the split has not the parts train, validation, test"),
+    (("patients", "PHANTOM-001", "slices"), 0, "slices is 0"),
+    (("patients", "PHANTOM-001", "spacing_mm"), [3, 0, 1], "spacing_mm is 3"),
+    (("patients", "PHANTOM-001", "fingerprint"), "x y", "fingerprint is x y"),
+    (("patients",), [], "damaged, or from another version"),
+])  # fmt: skip
+def test_every_field_of_a_data_sets_metadata_has_a_range(keys, value, says, rdunet, data: Path, tmp_path: Path) -> None:
+    spoilt = shutil.copytree(data, tmp_path / "spoilt")
+    (path,) = spoilt.glob("nsclc_radiomics/*/*/metadata.json")
+    change(path, keys, value)
+    (path.parent / "checksums.json").unlink()
+    one_line(rdunet("evaluate", "--data-dir", spoilt), f"{path}: damaged", says)
+
+
+def test_an_unknown_intensity_is_looked_for_in_plugins(rdunet, data: Path, tmp_path: Path) -> None:
+    spoilt = shutil.copytree(data, tmp_path / "spoilt")
+    (path,) = spoilt.glob("nsclc_radiomics/*/*/metadata.json")
+    change(path, ("settings", "intensity"), "grey")
+    (path.parent / "checksums.json").unlink()
+    unknown = "its intensity 'grey' is none of slice_minmax, hu_window; give --plugin the file that registers it"
+    one_line(rdunet("evaluate", "--data-dir", spoilt), f"{path.parent}: {unknown}")
 
 
 def test_a_run_without_checkpoint_is_one_line(rdunet, workdir: Path) -> None:
     shutil.rmtree(workdir / "checkpoints")
     for command in ("evaluate", "choose-postprocessing"):
         for _ in range(3):
-            status, _, error = rdunet(command)
-            assert status == 2 and str(workdir) in error and "checkpoint" in error
+            one_line(rdunet(command), str(workdir), "checkpoint")

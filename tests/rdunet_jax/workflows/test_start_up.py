@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rdunet_jax.workflows.start_up import mistakes_in_one_line
+
 HEAVY = ("jax", "numpy", "flax", "pydicom", "matplotlib", "data_pipeline.contours.rtstruct")
 HELP = f"""
 import sys
@@ -112,17 +114,49 @@ def test_streams_that_cannot_be_written(shell: str, arguments: list[str], status
     assert (done.returncode, done.stdout, done.stderr) == (status, "", error)
 
 
-def test_too_little_memory_is_one_line() -> None:
-    code = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_AS, ({400 << 20},) * 2)
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv.pop(1)) << 20,) * 2)
 from rdunet_jax.cli.main import main
 main()
 """
+
+
+@pytest.mark.parametrize(
+    ("mib", "arguments"),
+    [
+        (400, MODELS),
+        (900, ["prepare", "source", "--data-dir", "data"]),
+        (3000, ["evaluate", "--data-dir", "data", "--workdir", "run"]),
+    ],
+)
+def test_too_little_memory_is_one_line(mib: int, arguments: list[str]) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
-    assert run("--help", code=code).returncode == 0
-    done = run(*MODELS, code=code)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "not enough memory" in done.stderr
+    done = run(str(mib), *arguments, code=LIMITED)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "not enough memory: rdunet" in done.stderr
+
+
+def test_help_needs_little_memory() -> None:
+    assert run("400", "--help", code=LIMITED).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 GiB"),
+        ImportError("libx.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ],
+)
+def test_memory_that_ends_later_is_one_line(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), mistakes_in_one_line(""):
+        try:
+            raise error
+        except Exception as cause:
+            raise (error if isinstance(error, MemoryError | ImportError) else ValueError("a layer above")) from cause
+    printed = capfd.readouterr().err
+    assert printed.startswith("error: not enough memory") and printed.count("\n") == 1
 
 
 def test_messages_are_one_printable_line() -> None:

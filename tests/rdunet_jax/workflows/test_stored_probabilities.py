@@ -47,9 +47,7 @@ def save_run(workdir: Path, seed: int) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    settings = DatasetSettings(
-        intensity="hu_window", image_size=16, selection="any_tumour", test_share=0.67, validation_share=0
-    )
+    settings = DatasetSettings(intensity="hu_window", image_size=16, test_share=0.67, validation_share=0)
     prepare_source(DUMMY, folder, settings, QUIET, PrepareOptions(workers=1, keep_ids=True))
     assert Dataset(folder).patient_count("test") == 2
     return folder
@@ -72,7 +70,7 @@ stored.StoredProbabilities.save = lambda *arguments: (save(*arguments), time.sle
 sys.argv = ["rdunet", "evaluate", "--data-dir", {str(data)!r}, "--workdir", {str(workdir)!r}, *{list(more)}]
 main.main()
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -92,6 +90,7 @@ def stored_files(workdir: Path) -> list[Path]:
     return sorted(workdir.glob("evaluation/test/probabilities/*/[!.]*.npz"))
 
 
+@pytest.mark.slow
 def test_killed_between_patients_it_ends_byte_equal(data: Path, workdir: Path, tmp_path: Path) -> None:
     save_run(tmp_path / "whole", seed=0)
     finish(evaluate_in_a_process(data, tmp_path / "whole"))
@@ -141,10 +140,10 @@ def test_a_file_that_cannot_be_used_is_made_again(spoil: str, data: Path, workdi
         path.write_bytes(path.read_bytes()[:-7] if spoil == "cut" else b"")
     with pytest.raises(DamagedError, match=r"damaged|not the probabilities"):
         stored.load(example)
-    console = Console(file=io.StringIO(), width=500)
-    again = store_probabilities(Dataset(data), workdir, "test", network, console)
+    shown = io.StringIO()
+    again = store_probabilities(Dataset(data), workdir, "test", network, Console(file=shown, width=500))
     np.testing.assert_array_equal(again[example], expected)
-    assert console.file.getvalue().count("warning: ") == 1 and str(path) in console.file.getvalue()
+    assert shown.getvalue().count("warning: ") == 1 and str(path) in shown.getvalue()
 
 
 def test_no_flipped_bit_gives_other_probabilities(data: Path, workdir: Path) -> None:

@@ -3,18 +3,27 @@
 import errno
 import json
 import shutil
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pydicom
 import pytest
+from rich.console import Console
 
+from data_pipeline.loading import Dataset
+from data_pipeline.settings import DatasetSettings, PrepareOptions, Sampling
 from data_pipeline.splits import split_sha256
-from rdunet_jax.cli import main as cli
+from rdunet_jax.config import InferenceConfig
 from rdunet_jax.files import locked
 from rdunet_jax.runs.training_data import TrainingData
-from rdunet_jax.training import loop
+from rdunet_jax.training import loop, trackers
+from rdunet_jax.training.history import StepRow, read_rows
+from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.validation import Validator
+from tests.rdunet_jax.command import Command, one_line
 
 DUMMY = Path(__file__).resolve().parents[3] / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 TINY = ("--model", "tiny", "--widths", "4", "4", "4", "--recurrent-width", "4", "--batch-size", "1")
@@ -23,25 +32,7 @@ SHORT = (*TINY, "--steps-per-epoch", 2, "--validation", "patches")
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
-@pytest.fixture
-def rdunet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Runs a command in this process; returns (status, what it printed, its errors)."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rdunet", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def prepared(rdunet, source: Path, data: Path, *more: object) -> Path:
+def prepared(rdunet: Command, source: Path, data: Path, *more: object) -> Path:
     status, _, error = rdunet(
         "prepare", source, "--data-dir", data, "--image-size", 16, "--keep-ids", "--workers", 1, *more
     )
@@ -53,20 +44,23 @@ def prepared(rdunet, source: Path, data: Path, *more: object) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dummy patients as a data set."""
     folder = tmp_path_factory.mktemp("train")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rdunet", "prepare", str(DUMMY), "--data-dir", str(folder), "--image-size", "16",
-                                    "--keep-ids", "--workers", "1"])  # fmt: skip
-        cli.main()
+    options = PrepareOptions(workers=1, keep_ids=True)
+    prepare_source(DUMMY, folder, DatasetSettings(image_size=16), Console(quiet=True), options)
     return folder
 
 
-def one_line(result: tuple[int, str, str], *parts: str) -> None:
-    status, _, error = result
-    assert status == 2, error
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert all(part in error for part in parts), error
+@pytest.mark.slow
+def test_windows_need_hounsfield_units(rdunet, data: Path, tmp_path: Path) -> None:
+    windows = ("--hu-windows", "lung", "soft_tissue")
+    train = ("train", "--workdir", tmp_path / "run", *SHORT, "--epochs", 1, *windows)
+    one_line(rdunet(*train, "--data-dir", data), "--hu-windows needs Hounsfield units", "slice_minmax")
+    hounsfield = prepared(rdunet, DUMMY, tmp_path / "data", "--intensity", "hu_window")
+    assert rdunet(*train, "--data-dir", hounsfield).status == 0
+    assert rdunet("evaluate", "--data-dir", hounsfield, "--workdir", tmp_path / "run").status == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["hu_windows"] == ["lung", "soft_tissue"]
 
 
+@pytest.mark.slow
 def test_a_log_file_says_how_it_goes_and_the_run_knows_its_data(rdunet, data: Path, tmp_path: Path) -> None:
     train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT, "--epochs")
     status, out, _ = rdunet(*train, 2)
@@ -81,7 +75,7 @@ def test_a_log_file_says_how_it_goes_and_the_run_knows_its_data(rdunet, data: Pa
 
     used = TrainingData.load(tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert used is not None and sorted(used.seen([f"PHANTOM-{n:03d}" for n in range(1, 4)]).values()) == [
+    assert used is not None and sorted(used.seen({f"PHANTOM-{n:03d}": "" for n in range(1, 4)}).values()) == [
         "selected",
         "trained",
     ]
@@ -91,6 +85,40 @@ def test_a_log_file_says_how_it_goes_and_the_run_knows_its_data(rdunet, data: Pa
     assert manifest["sessions"][2]["changes"] == {"train.epochs": [2, 1]}
 
 
+@pytest.mark.slow
+def test_selection_share_and_depth_are_settings_of_the_run(rdunet, data: Path, tmp_path: Path) -> None:
+    """Two runs on one data set: straight, and stopped after an epoch. They end in the same losses, bit for bit."""
+    chosen = ("--selection", "all", "--tumour-free-share", 0.25, "--patch-depth", 3)
+    train = ("train", "--data-dir", data, *SHORT)
+    for name, epochs in (("straight", 2), ("resumed", 1), ("resumed", 2)):
+        status, out, error = rdunet(*train, *chosen, "--workdir", tmp_path / name, "--epochs", epochs)
+        assert status == 0 and "(selection all, 25% without tumour)" in out, error
+    straight, resumed = (read_rows(tmp_path / name / "steps.csv", StepRow)[0] for name in ("straight", "resumed"))
+    assert len(straight) == 4 and [row.loss for row in straight] == [row.loss for row in resumed]
+    config = json.loads((tmp_path / "straight" / "config.json").read_text())
+    assert (config["train"]["selection"], config["train"]["tumour_free_share"]) == ("all", 0.25)
+    assert config["model"]["patch_depth"] == 3
+    train = (*train, "--workdir", tmp_path / "resumed", "--epochs", 2)
+    one_line(rdunet(*train, *chosen[2:]), "train.selection all (now tumour_run)", "another --workdir")
+    one_line(rdunet(*train, *chosen[:2], *chosen[4:]), "train.tumour_free_share 0.25 (now None)")
+
+
+def test_too_few_patches_of_a_selection_are_one_line(rdunet, data: Path, tmp_path: Path) -> None:
+    train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT)
+    one_line(rdunet(*train, "--patch-depth", 11), "0 training patches", "--patch-depth 11")
+    one_line(rdunet(*train, "--tumour-free-share", 0.5, "--patch-depth", 9), "no patch without tumour", "train")
+    assert not (tmp_path / "run" / "config.json").exists()
+    one_line(rdunet(*train, "--tumour-free-share", 1), "tumour_free_share is 1.0", "from 0 and below 1")
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(rdunet, data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT, "--tracker", "wandb")
+    one_line(rdunet(*train), "--tracker wandb: is not installed", "pip install 'rdunet-jax[wandb]'")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_another_data_set_is_refused_unless_on_purpose(rdunet, data: Path, tmp_path: Path) -> None:
     other = prepared(rdunet, DUMMY, tmp_path / "other", "--seed", 1)
     work = tmp_path / "run"
@@ -122,6 +150,7 @@ def spoiled(step_number: int, error: Exception | None = None):
     return step
 
 
+@pytest.mark.slow  # test_not_finite.py has the loop's half
 def test_a_first_step_that_fails_does_not_lock_the_folder(rdunet, data: Path, tmp_path: Path, monkeypatch) -> None:
     train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT, "--epochs", 1)
     one_line(rdunet(*train, "--loss", "mse"), "mse")
@@ -133,6 +162,7 @@ def test_a_first_step_that_fails_does_not_lock_the_folder(rdunet, data: Path, tm
     one_line(rdunet(*train, "--loss", "iou"), "train.loss dice (now iou)")  # from now on it is a run
 
 
+@pytest.mark.slow  # test_not_finite.py has the loop's half
 def test_a_step_that_is_not_finite_names_its_patients_and_takes_a_lower_rate(
     rdunet, data: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -192,6 +222,35 @@ def test_a_short_validation_patient_is_scored_on_its_whole_ct(validation: str, r
     assert ("best validation soft Dice" in out) == (validation != "none")
 
 
+def test_every_validation_patient_counts_though_some_are_too_short_for_a_patch(rdunet, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(DUMMY, tmp_path / "source"))
+    shorten(source / "PHANTOM-001", 6)
+    split = {"train": ["PHANTOM-002"], "validation": ["PHANTOM-001", "PHANTOM-003"], "test": []}
+    (tmp_path / "split.json").write_text(json.dumps(split | {"sha256": split_sha256(split)}))
+    data = Dataset(prepared(rdunet, source, tmp_path / "data", "--split-file", tmp_path / "split.json"))
+
+    class Window:
+        """Sure of the short patient's tumour, and of nothing in the others."""
+
+        depth = 8
+
+        def __call__(self, variables: object, image: np.ndarray) -> np.ndarray:
+            return np.full(image.shape, 0.9 if len(image) == 6 else 0.0, np.float32)
+
+    window: Any = Window()
+    state: Any = SimpleNamespace(variables={})
+    calls: list[tuple[int, int]] = []
+    found = Validator(data, "validation", "patches", Sampling(), window, InferenceConfig())(
+        state, lambda *c: calls.append(c)
+    )
+    tumour, voxels = (data.patient("validation", 0).mask, 6 * 16 * 16)
+    patches = [mask for _, mask in data.patches("validation")]
+    soft = [(2 * 0.9 * tumour.sum() + 1) / (0.9 * voxels + tumour.sum() + 1)]
+    soft += [1 / (mask.sum() + 1) for mask in patches]
+    assert patches and found.soft_dice == pytest.approx(np.mean(soft), abs=1e-6)
+    assert found.dice and calls[-1] == (len(soft), len(soft))
+
+
 def test_a_second_training_is_refused_and_a_stale_lock_is_not(rdunet, data: Path, tmp_path: Path) -> None:
     work = tmp_path / "run"
     train = ("train", "--data-dir", data, "--workdir", work, *SHORT, "--epochs", 1)
@@ -210,6 +269,7 @@ def test_a_full_disk_at_the_start_is_one_line(rdunet, data: Path, tmp_path: Path
         one_line(rdunet("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT), "No space left on device")
 
 
+@pytest.mark.slow
 def test_damaged_files_of_a_run_end_in_one_line_or_are_made_anew(rdunet, data: Path, tmp_path: Path, caplog) -> None:
     work = tmp_path / "run"
     train = ("train", "--data-dir", data, "--workdir", work, *SHORT, "--validation", "none", "--epochs", 2)
