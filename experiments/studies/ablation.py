@@ -2,6 +2,7 @@
 
     python -m experiments.studies.ablation --output build/ablation
     python -m experiments.studies.ablation --output build/ablation --rows paper cosine --seeds 1
+    python -m experiments.studies.ablation --output build/ablation --recorded experiments/studies/ablation_scores.csv
     python -m experiments.studies.ablation --output build/ablation --smoke
 
 The first row is the paper's recipe at a reduced size: the network `tiny`, 48 x 48 pixels, 300 steps, and for that a
@@ -11,13 +12,16 @@ of each run. They are of a cohort of phantoms that no other script or command us
 table has seen no test patient of the demo.
 
 A row is trained once for each seed of initial weights, order and augmentation. A run that is scored is not run again,
-so the table can be made in pieces; it is written anew after each run. The test is Wilcoxon's: each patient's 3-D Dice,
-the mean over the seeds, against that of the first row. Costs were not measured.
+so the table can be made in pieces, and by several processes with other --rows each, once the data sets are written; it
+is written anew after each run. `scores.csv` holds the scores of each run; given as --recorded to a later call, its runs
+are not run again either. The test is Wilcoxon's: each
+patient's 3-D Dice, the mean over the seeds, against that of the first row.
 """
 
 if not __package__:
     raise SystemExit("error: run this in the checkout as: python -m experiments.studies.ablation")
 
+import csv
 import json
 import re
 import statistics
@@ -91,6 +95,8 @@ class Settings:
     """Rows to run (default: all). The table holds all that are scored."""
     seeds: int = 3
     """Number of runs of each row."""
+    recorded: Path | None = None
+    """A `scores.csv` of runs of the same size, which are not run again."""
     smoke: bool = False
     """Use few and small phantoms and few steps, to check that every row runs."""
 
@@ -195,13 +201,60 @@ def train_and_score(row: Row, data: Dataset, workdir: Path, console: Console) ->
     )
 
 
-def read_scores(folder: Path) -> dict[str, list[Scores]]:
-    """The scores by row, of all seeds that are done, in the order of `rows_of`."""
-    found: dict[str, list[Scores]] = {}
+Found = dict[str, dict[int, Scores]]
+"""The scores of the runs, by row and seed."""
+
+
+def read_scores(folder: Path) -> Found:
+    """The scores of all runs that are done, in the order of `rows_of`."""
+    found: Found = {}
     for name in rows_of(Size()):
-        files = sorted((folder / "runs" / slug(name)).glob("seed-*/scores.json"))
-        if files:
-            found[name] = [Scores(**json.loads(file.read_text("utf-8"))) for file in files]
+        for file in sorted((folder / "runs" / slug(name)).glob("seed-*/scores.json")):
+            seed = int(file.parent.name.removeprefix("seed-"))
+            found.setdefault(name, {})[seed] = Scores(**json.loads(file.read_text("utf-8")))
+    return found
+
+
+def keep_scores(folder: Path, name: str, seed: int, scores: Scores) -> None:
+    """Writes the scores of a run where `read_scores` finds them."""
+    write_whole(
+        folder / "runs" / slug(name) / f"seed-{seed}" / "scores.json", json.dumps(asdict(scores), indent=1) + "\n"
+    )
+
+
+RUN_COLUMNS = ("recipe", "seed", "cpu_seconds", "slice_dice", "false_positive_share")
+"""The columns of `scores.csv` before those of the patients."""
+
+
+def write_runs(path: Path, found: Found) -> None:
+    """A row for each run: `RUN_COLUMNS`, and the 3-D Dice of each patient."""
+    names = sorted({name for runs in found.values() for run in runs.values() for name in run.patients})
+    rows = [
+        (recipe, seed, run.cpu_seconds, run.slice_dice, run.false_positive_share, *map(run.patients.get, names))
+        for recipe, runs in found.items()
+        for seed, run in runs.items()
+    ]
+    write_csv(path, (*RUN_COLUMNS, *names), rows)
+
+
+def read_runs(path: Path) -> Found:
+    """What `write_runs` has written.
+
+    Raises:
+        InputError: the file is absent, or is not such a table.
+    """
+    found: Found = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                recipe, seed, *run = (row.pop(column) for column in RUN_COLUMNS)
+                dice = {name: float(value) for name, value in row.items()}
+                cpu_seconds, slice_dice, share = map(float, run)
+                found.setdefault(recipe, {})[int(seed)] = Scores(cpu_seconds, dice, slice_dice, share)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--recorded: cannot be read as a scores.csv ({error})", path=path) from error
+    if not found:
+        raise InputError("--recorded: holds no run", path=path)
     return found
 
 
@@ -222,12 +275,12 @@ HEADER = (
 )
 
 
-def table_of(scores: dict[str, list[Scores]]) -> list[tuple[str, ...]]:
+def table_of(scores: Found) -> list[tuple[str, ...]]:
     """Rows of `HEADER`: mean ± standard deviation over seeds; the median of the cost, since the first run compiles."""
-    reference = _by_patient(scores[REFERENCE]) if REFERENCE in scores else None
+    reference = _by_patient([*scores[REFERENCE].values()]) if REFERENCE in scores else None
     table = []
-    for name, runs in scores.items():
-        test = None
+    for name, by_seed in scores.items():
+        test, runs = None, list(by_seed.values())
         if reference is not None and name != REFERENCE:
             test = compare(_by_patient(runs), reference)
         table.append(
@@ -256,8 +309,10 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def write_table(folder: Path) -> list[tuple[str, ...]]:
-    """Writes `ablation.csv` and `ablation.md` from all scores so far."""
-    table = table_of(read_scores(folder))
+    """Writes `scores.csv`, `ablation.csv` and `ablation.md` from all scores so far."""
+    found = read_scores(folder)
+    write_runs(folder / "scores.csv", found)
+    table = table_of(found)
     write_csv(folder / "ablation.csv", HEADER, table)
     write_whole(folder / "ablation.md", markdown(HEADER, table))
     return table
@@ -271,6 +326,9 @@ def main(settings: Settings) -> None:
     if unknown:
         raise InputError(f"--rows: no row is called {', '.join(unknown)}; the rows are: {', '.join(rows)}")
     folder, table = settings.output / ("smoke" if settings.smoke else "full"), []
+    for name, runs in (read_runs(settings.recorded) if settings.recorded else {}).items():
+        for seed, scores in runs.items():
+            keep_scores(folder, name, seed, scores)
     for seed in range(settings.seeds):
         for name in settings.rows or rows:
             row = rows[name]
@@ -281,7 +339,7 @@ def main(settings: Settings) -> None:
             data = dataset_of(folder, size, row.intensity, console)
             row = replace(row, recipe=replace(row.recipe, seed=seed))
             scores = train_and_score(row, data, workdir / "run", console)
-            write_whole(workdir / "scores.json", json.dumps(asdict(scores), indent=1) + "\n")
+            keep_scores(folder, name, seed, scores)
             table = write_table(folder)
     print_table(console, "Validation patients", HEADER, table or write_table(folder))
     console.print(f"table: {folder / 'ablation.md'}", markup=False)

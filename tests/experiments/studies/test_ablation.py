@@ -1,8 +1,7 @@
 """The ablation: its rows, its table from made scores, and a run of it on few small phantoms."""
 
 import csv
-import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ def scores(dice: list[float], cpu_seconds: float = 60.0) -> Scores:
 
 
 def store(folder: Path, name: str, seed: int, one: Scores) -> None:
-    path = folder / "runs" / slug(name) / f"seed-{seed}" / "scores.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(asdict(one)))
+    ablation.keep_scores(folder, name, seed, one)
 
 
 def test_each_row_changes_one_thing() -> None:
@@ -68,6 +65,24 @@ def test_the_table_holds_means_deviations_and_the_paired_test(tmp_path: Path) ->
     assert (tmp_path / "ablation.md").read_text().count("\n|") == 3
 
 
+def test_recorded_scores_are_not_run_again(tmp_path: Path) -> None:
+    store(tmp_path / "first", "paper", 0, scores([0.1, 1 / 3, 0.3, 0.4, 0.5, 0.6]))
+    store(tmp_path / "first", "hu_window, two windows", 1, scores([0.2] * 6))
+    ablation.write_table(tmp_path / "first")
+    recorded = tmp_path / "first" / "scores.csv"
+    main(Settings(tmp_path / "second", rows=("paper",), seeds=1, recorded=recorded))
+    assert read_scores(tmp_path / "second" / "full") == read_scores(tmp_path / "first")
+
+
+@pytest.mark.parametrize("text", ["", "recipe,seed\npaper,0\n", "recipe,seed,cpu_seconds\npaper,0,x\n", None])
+def test_recorded_scores_that_are_none_are_refused(tmp_path: Path, text: str | None) -> None:
+    recorded = tmp_path / "recorded.csv"
+    if text is not None:
+        recorded.write_text(text)
+    with pytest.raises(InputError, match=r"recorded\.csv: --recorded: "):
+        main(Settings(tmp_path, recorded=recorded))
+
+
 def test_a_row_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no row is called cosin; the rows are: paper, all patches"):
         main(Settings(tmp_path, rows=("paper", "cosin")))
@@ -77,7 +92,7 @@ def test_a_row_that_does_not_exist_is_named(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_run_that_is_scored_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(Settings(tmp_path, rows=("paper",), seeds=1, smoke=True))
-    (one,) = read_scores(tmp_path / "smoke")["paper"]
+    (one,) = read_scores(tmp_path / "smoke")["paper"].values()
     assert len(one.patients) == round(SMOKE.patients * SMOKE.validation_share)
     assert 0 <= one.dice <= 1 and 0 <= one.false_positive_share <= 1 and one.cpu_seconds > 0
     monkeypatch.setattr(ablation, "train_network", None)
