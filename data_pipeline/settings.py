@@ -96,7 +96,7 @@ class DatasetSettings:
     (see `--spacing` for the size of the pixels)."""
     spacing: VoxelSize | None = None
     """Resample each CT to voxels of this size in mm: between rows, between columns, between slices, such as 1 1 3. The
-    network then sees the middle of the CT, `--image-size` pixels (default: no resampling; the image size covers the
+    network then sees the middle of the CT, `--image-size` pixels (None: no resampling; the image size covers the
     whole slice, and with other rows than columns its pixels are not square)."""
     roi: Annotated[str, Pattern(r"(?s).*\S.*", "with the name of an ROI")] = DEFAULT_ROI
     """Name of the tumour's ROI, segment or label, or a regular expression for the whole name; case does not matter.
@@ -116,7 +116,7 @@ class DatasetSettings:
     more."""
     folds: FoldCount | None = None
     """Also divide all patients into so many folds for cross-validation, 2 to 100: `train --fold 0` holds out the first
-    (default: no folds)."""
+    (None: no folds)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -161,12 +161,12 @@ class PrepareOptions:
     """
 
     workers: Annotated[int, Range(1, 1024)] | None = None
-    """Processes that read headers and patients, 1 to 1024 (default: one a core)."""
+    """Processes that read headers and patients, 1 to 1024 (None: one a core)."""
     keep_ids: bool = False
     """Keep the Patient IDs, for public data; otherwise patients get keyed pseudonyms. Reports and messages then also
     name files and ROIs."""
     key: Path | None = None
-    """File with the secret key of the pseudonyms (default: ~/.config/rdunet/pseudonym.key, made at first use)."""
+    """File with the secret key of the pseudonyms (None: ~/.config/rdunet/pseudonym.key, made at first use)."""
     split_file: Path | None = None
     """Frozen split of the patients; drawn and written there if there is no such file."""
     beam: tuple[str, ...] | None = None

@@ -96,7 +96,7 @@ class TrainConfig:
     or all."""
     tumour_free_share: Share | None = None
     """Share of the patches without tumour in a batch, on average, from 0 up to, not including, 1. They are taken from
-    all slices of the training patients; the others are the selected patches with tumour (default: the selected patches
+    all slices of the training patients; the others are the selected patches with tumour (None: the selected patches
     as they are)."""
     learning_rate: Annotated[float, Range(0, 10, above=True)] = 1e-4
     """Initial learning rate of Adam."""
@@ -110,12 +110,12 @@ class TrainConfig:
     min_learning_rate: Annotated[float, Range(0, 10)] = 1e-8
     """Smallest learning rate of the plateau rule."""
     early_stopping: Count | None = None
-    """Stop after this many epochs without a better validation Dice (default: never, as in the paper; the authors' code
+    """Stop after this many epochs without a better validation Dice (None: never, as in the paper; the authors' code
     stops after 15)."""
     steps: Count | None = None
-    """Stop after this many training steps in total (default: `epochs` alone decides)."""
+    """Stop after this many training steps in total (None: `epochs` alone decides)."""
     steps_per_epoch: Count | None = None
-    """Training steps per epoch (default: one pass over the training patches)."""
+    """Training steps per epoch (None: one pass over the training patches)."""
     validation: Literal["patients", "patches", "none"] = "patients"
     """Validation Dice is measured on whole patients, as `rdunet evaluate` does, or on patches only, which is faster.
     With `none` there is no validation, and the last checkpoint is used instead of the best."""
@@ -132,12 +132,12 @@ class TrainConfig:
     step_decay: Annotated[float, Range(0, 1000)] = 0.0
     """Decay of the learning rate per step: it is divided by 1 + decay * steps, as with `decay` in Keras 2."""
     clip_norm: Annotated[float, Range(0, 1e6, above=True)] | None = None
-    """Largest norm of the gradient over all parameters; a longer one is scaled down to it (default: no limit)."""
+    """Largest norm of the gradient over all parameters; a longer one is scaled down to it (None: no limit)."""
     accumulate: Annotated[int, Range(1, 4096)] = 1
     """Batches whose gradients are averaged for one update: a larger batch without its memory."""
     ema: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
     """Decay of an exponential moving average of the weights, such as 0.999, that is validated and stored in place of
-    the weights (default: no averaging)."""
+    the weights (None: no averaging)."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Random seed of the initial weights, the order of the patches, augmentation and dropout."""
 

@@ -28,17 +28,17 @@ class PostprocessingOverrides:
     """What a command sets instead of the run's own post-processing; None keeps the run's value."""
 
     threshold: Threshold | None = None
-    """Probability above which a voxel is tumour, or `histogram`: picked for each patient (default: the run's)."""
+    """Probability above which a voxel is tumour, or `histogram`: picked for each patient (None: the run's)."""
     dilation_diameter: DilationDiameter | None = None
-    """Diameter in pixels of the dilating kernel, an odd number; 1 dilates nothing (default: the run's)."""
+    """Diameter in pixels of the dilating kernel, an odd number; 1 dilates nothing (None: the run's)."""
     kernel: Kernel | None = None
-    """Shape of the dilating kernel (default: the run's)."""
+    """Shape of the dilating kernel (None: the run's)."""
     fill_holes: bool = False
     """Fill the holes of the mask in each slice, also where the run does not."""
     lungs_only: bool = False
     """Remove components that do not touch the lungs, also where the run does not; needs Hounsfield units."""
     min_component_ml: ComponentVolume | None = None
-    """Remove components of a smaller volume, in ml; 0 removes none (default: the run's)."""
+    """Remove components of a smaller volume, in ml; 0 removes none (None: the run's)."""
     largest_component: bool = False
     """Keep the component with the largest volume alone, also where the run does not."""
     chosen_postprocessing: bool = False
@@ -64,9 +64,9 @@ class PredictionOverrides(PostprocessingOverrides):
     """What a command sets instead of the run's own prediction and post-processing; None keeps the run's value."""
 
     stride: Stride | None = None
-    """Slices from one prediction window to the next, at most the slices of a window (default: the run's)."""
+    """Slices from one prediction window to the next, at most the slices of a window (None: the run's)."""
     window_weights: WindowWeights | None = None
-    """Weights of a window's slices in the mean over windows (default: the run's)."""
+    """Weights of a window's slices in the mean over windows (None: the run's)."""
     flip: bool = False
     """Average the predictions of a window and of its mirror image, also where the run does not."""
 
@@ -108,7 +108,7 @@ class SegmentOptions(PredictionOverrides):
     keep_ids: bool = False
     """Name the CTs by Patient ID instead of by keyed pseudonym, and show names of files in messages."""
     key: Path | None = None
-    """File with the secret key of the pseudonyms (default: ~/.config/rdunet/pseudonym.key, made at first use)."""
+    """File with the secret key of the pseudonyms (None: ~/.config/rdunet/pseudonym.key, made at first use)."""
     html: bool = False
     """Also write `page.html`, one file that shows slices and overlays in a browser."""
     beam: tuple[str, ...] | None = None
@@ -131,19 +131,19 @@ class ExperimentOptions:
     """What `rdunet run` sets instead of an experiment's file, and how it shares the runs."""
 
     data_dir: Path | None = None
-    """Folder with a data set that `rdunet prepare` made (default: the file's `data_dir`)."""
+    """Folder with a data set that `rdunet prepare` made (None: the file's `data_dir`)."""
     dataset: str | None = None
-    """Name of the data set, where the folder holds several (default: the file's)."""
+    """Name of the data set, where the folder holds several (None: the file's)."""
     output: Path | None = None
-    """Folder for the runs and the table (default: the file's)."""
+    """Folder for the runs and the table (None: the file's)."""
     seeds: Annotated[tuple[Annotated[int, Range(0, 2**32 - 1)], ...], Length(1, 1000)] | None = None
-    """Seeds of the runs of each variant (default: the file's)."""
+    """Seeds of the runs of each variant (None: the file's)."""
     folds: Annotated[tuple[Annotated[int, Range(0, 1000)], ...], Length(1, 1000)] | Literal["all"] | None = None
-    """Folds of the data set to hold out in turn, or `all` (default: the file's)."""
+    """Folds of the data set to hold out in turn, or `all` (None: the file's)."""
     variants: tuple[str, ...] = ()
-    """Variants to run (default: all of the file)."""
+    """Variants to run (none: all of the file)."""
     baseline: str | None = None
-    """Variant that the others are compared with (default: the file's)."""
+    """Variant that the others are compared with (None: the file's)."""
     override: tuple[str, ...] = ()
     """Settings that replace those of the file in every variant, each as KEY=VALUE, such as epochs=10."""
     jobs: Annotated[int, Range(1, 256)] = 1

@@ -70,7 +70,7 @@ class Settings:
     threads: int = 2
     """Cores that each contestant may use."""
     torch_python: str | None = None
-    """Python interpreter with PyTorch and NumPy (default: this one)."""
+    """Python interpreter with PyTorch and NumPy (None: this one)."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Features of the encoder's levels; use smaller ones for a quick try."""
     recurrent_width: int = 256
@@ -152,7 +152,7 @@ def patient(settings: Settings = _SETTINGS, ct: Path | None = None, slices: int 
     """A whole patient by windows at stride 1, compared with the loop of the authors' code.
 
     Args:
-        ct: Folder with the DICOM files of one CT (default: a phantom).
+        ct: Folder with the DICOM files of one CT (None: a phantom).
         slices: Number of its slices to use, from the middle.
     """
     from experiments.benchmarks.patients import grey_volume

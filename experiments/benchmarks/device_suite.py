@@ -59,7 +59,7 @@ class Settings:
     matmul: int = 8192
     """Rows and columns of the matrices whose product measures the device."""
     torch_python: str | None = None
-    """Python interpreter with PyTorch and NumPy (default: this one)."""
+    """Python interpreter with PyTorch and NumPy (None: this one)."""
 
 
 def every(settings: Settings = Settings()) -> None:

@@ -133,7 +133,7 @@ def read(source: Path | None = None, rounds: int = 5) -> None:
     """Files of a CT to a volume in HU, compared with pydicom decoding the same files.
 
     Args:
-        source: Folder with the DICOM files of one CT (default: a phantom of 120 slices).
+        source: Folder with the DICOM files of one CT (None: a phantom of 120 slices).
         rounds: Timed runs of each.
     """
     with tempfile.TemporaryDirectory() as folder:

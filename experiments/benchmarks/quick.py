@@ -41,7 +41,7 @@ def quick(rounds: int = 5, size: int = SIZE, records: Path | None = None) -> Non
     Args:
         rounds: Timed runs of each.
         size: Rows and columns of the patch.
-        records: File that the figures are read from and added to (default: one for each machine in the user's cache).
+        records: File that the figures are read from and added to (None: one for each machine in the user's cache).
     """
     path = records or records_file()
     found = measure(Case("predict", size=size), rounds)

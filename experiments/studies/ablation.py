@@ -92,7 +92,7 @@ class Settings:
     output: Path
     """Folder for the phantoms, the runs and the table."""
     rows: tuple[str, ...] = ()
-    """Rows to run (default: all). The table holds all that are scored."""
+    """Rows to run (none: all). The table holds all that are scored."""
     seeds: int = 3
     """Number of runs of each row."""
     recorded: Path | None = None

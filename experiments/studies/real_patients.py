@@ -102,7 +102,7 @@ class Settings:
     lung1: tuple[Path, Path, Path] | None = None
     """Folders with the DICOM files of LUNG1-001, LUNG1-002 and LUNG1-003, each with its CT and its RTSTRUCT."""
     patients: tuple[str, ...] = ()
-    """Patients to leave out (default: all)."""
+    """Patients to leave out (none: all)."""
     setups: tuple[str, ...] = tuple(SETUPS)
     """Set-ups to run."""
     image_size: int = 96

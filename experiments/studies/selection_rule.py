@@ -49,7 +49,7 @@ class Settings:
     output: Path
     """Folder for the table, the plot, and the run if one is trained."""
     workdir: Path | None = None
-    """Folder of a run that was trained with validation (default: train one on phantoms)."""
+    """Folder of a run that was trained with validation (None: train one on phantoms)."""
     epochs: int = 36
     """Epochs of the run that is trained."""
 

@@ -131,7 +131,7 @@ def evaluate(
         dataset: Name of the data set, where the folder holds several.
         shard: Share the prediction among processes: `2/4` predicts every fourth patient, from the second, and
             stores the probabilities. When all have ended, the same command without --shard scores them.
-        output: Folder for the scores, needed for several runs and for a model file (default: the run's).
+        output: Folder for the scores, needed for several runs and for a model file (None: the run's).
         model: Path or https address of a model file of `export-model`, in place of a run or as one more network.
     """
     from rdunet_jax.workflows.evaluate import evaluate_network
@@ -260,7 +260,7 @@ def models(
 
     Args:
         names: Networks, folders of runs or model files; of a single one also the shapes of its stages, as in the
-            paper's Table 1 (default: all networks by name, a line each).
+            paper's Table 1 (None: all networks by name, a line each).
         image_size: Rows and columns of the patch, in pixels, such as 96 128; one number for a square.
         measure: Also time a forward pass and a training step of one patch on this machine. Each network is compiled
             for it, which takes up to some minutes.
@@ -327,8 +327,8 @@ def export_model(
         to: `rdunet`: a model file for `segment --model`, `evaluate --model` and `train --init-from`, and its card in
             Markdown. `huggingface`: the folder of a model repository. `keras`: weights for Keras 3 (`*.weights.h5`) or
             Keras 2 (`*.h5`). `stablehlo`: programs for CPU and CUDA with the weights in them, which need JAX alone.
-        licence: Licence of the weights, such as apache-2.0 (default: unknown).
-        intended_use: What the network may be used for, in a sentence (default: research).
+        licence: Licence of the weights, such as apache-2.0 (None: unknown).
+        intended_use: What the network may be used for, in a sentence (None: research).
     """
     from rdunet_jax.workflows.export_model import export_model as export
 

@@ -51,7 +51,7 @@ class Settings:
     kills: int = 20
     """Kills of each of the six commands."""
     damaged: int | None = None
-    """Damaged files (default: every file that a command reads, with every kind of damage)."""
+    """Damaged files (None: every file that a command reads, with every kind of damage)."""
     bits: int = 300
     """Flipped bits in checkpoints."""
     readers: int = 50
@@ -59,7 +59,7 @@ class Settings:
     dicom: int = 2000
     """Mutated DICOM files."""
     only: tuple[str, ...] = ()
-    """Parts to run: world, kills, damage, bits, readers, dicom, hostile, surroundings (default: all)."""
+    """Parts to run: world, kills, damage, bits, readers, dicom, hostile, surroundings (none: all)."""
 
 
 def world(settings: Settings) -> list[Row]:
