@@ -20,6 +20,8 @@ set-up. Pictures of these patients are under CC BY-NC 3.0.
 The settings are fixed in advance, because six patients are too few to choose them on:
 
 - absolute Hounsfield units, as the cropped CTs and the whole ones share no extremes for min-max scaling;
+- voxels of one size (384 mm divided by --image-size, 3 mm between slices), as a cropped CT and a whole one that fill
+  the same image would differ in scale;
 - the `tiny` network, and the learning rate of `paper_recipe.py` for so few steps;
 - no validation: the network after the last step is scored.
 
@@ -60,6 +62,8 @@ from rdunet_jax.workflows.train import train_network
 WHOLE = ("LUNG1-001", "LUNG1-002", "LUNG1-003")
 CROPPED = ("2", "3", "4")
 STEPS_PER_EPOCH = 50
+VIEW_MM, SLICE_MM = 384, 3
+"""Width of what the network sees, and the distance between its slices."""
 RECIPE = {
     "paper": replace(RECIPES["paper"], selection="any_tumour"),
     "rdunet": RECIPES["rdunet"],
@@ -106,7 +110,7 @@ class Settings:
     setups: tuple[str, ...] = tuple(SETUPS)
     """Set-ups to run."""
     image_size: int = 96
-    """Rows and columns of a slice on the network's grid."""
+    """Rows and columns of a slice on the network's grid, which is 384 mm wide."""
     steps: int = 300
     """Training steps of each piece, a multiple of 50."""
     pretraining_steps: int = 600
@@ -181,7 +185,8 @@ class Study:
     @property
     def dataset(self) -> DatasetSettings:
         """The settings of a data set."""
-        return DatasetSettings(intensity="hu_window", image_size=self.image_size)
+        pixel = VIEW_MM / self.image_size
+        return DatasetSettings(intensity="hu_window", image_size=self.image_size, spacing=(pixel, pixel, SLICE_MM))
 
 
 def gather(settings: Settings, study: Study) -> dict[str, Path]:

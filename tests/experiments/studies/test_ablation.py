@@ -11,9 +11,11 @@ import scipy.stats
 
 from data_pipeline.errors import InputError
 from experiments.studies import ablation
-from experiments.studies.ablation import PARTS, SMOKE, Scores, Settings, Size, main, read_scores, rows_of, slug
+from experiments.studies.ablation import PARTS, SMOKE, Settings, Size, main, rows_of
+from experiments.studies.ablation_table import HEADER, Scores, keep_scores, read_scores, slug, write_table
 from rdunet_jax.config import RECIPES
 
+ROWS = tuple(rows_of(Size()))
 NAMES = [f"PHANTOM-{number:03d}" for number in range(1, 7)]
 
 
@@ -22,7 +24,7 @@ def scores(dice: list[float], cpu_seconds: float = 60.0) -> Scores:
 
 
 def store(folder: Path, name: str, seed: int, one: Scores) -> None:
-    ablation.keep_scores(folder, name, seed, one)
+    keep_scores(folder, name, seed, one)
 
 
 def test_each_row_changes_one_thing() -> None:
@@ -53,7 +55,7 @@ def test_the_table_holds_means_deviations_and_the_paired_test(tmp_path: Path) ->
     for seed, dice in enumerate(before):
         store(tmp_path, "paper", seed, scores(dice, cpu_seconds=90.0 + seed))
     store(tmp_path, "all patches", 0, scores(after))
-    (reference, other) = ablation.write_table(tmp_path)
+    (reference, other) = write_table(tmp_path, ROWS)
     assert reference == ("paper", "0.400 ± 0.071", "0.500 ± 0.000", "25.0 ± 0.0 %", "90", "", "", "2")
     difference = np.array(after) - np.mean(before, axis=0)
     assert other[:2] == ("all patches", "0.625") and other[7] == "1"
@@ -61,17 +63,17 @@ def test_the_table_holds_means_deviations_and_the_paired_test(tmp_path: Path) ->
     p_value: Any = scipy.stats.wilcoxon(difference)[1]
     assert float(other[6]) == pytest.approx(p_value, rel=0.05)  # two digits
     with (tmp_path / "ablation.csv").open(newline="") as file:
-        assert [tuple(row) for row in csv.reader(file)] == [ablation.HEADER, reference, other]
+        assert [tuple(row) for row in csv.reader(file)] == [HEADER, reference, other]
     assert (tmp_path / "ablation.md").read_text().count("\n|") == 3
 
 
 def test_recorded_scores_are_not_run_again(tmp_path: Path) -> None:
     store(tmp_path / "first", "paper", 0, scores([0.1, 1 / 3, 0.3, 0.4, 0.5, 0.6]))
     store(tmp_path / "first", "hu_window, two windows", 1, scores([0.2] * 6))
-    ablation.write_table(tmp_path / "first")
+    write_table(tmp_path / "first", ROWS)
     recorded = tmp_path / "first" / "scores.csv"
     main(Settings(tmp_path / "second", rows=("paper",), seeds=1, recorded=recorded))
-    assert read_scores(tmp_path / "second" / "full") == read_scores(tmp_path / "first")
+    assert read_scores(tmp_path / "second" / "full", ROWS) == read_scores(tmp_path / "first", ROWS)
 
 
 @pytest.mark.parametrize("text", ["", "recipe,seed\npaper,0\n", "recipe,seed,cpu_seconds\npaper,0,x\n", None])
@@ -92,7 +94,7 @@ def test_a_row_that_does_not_exist_is_named(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_run_that_is_scored_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(Settings(tmp_path, rows=("paper",), seeds=1, smoke=True))
-    (one,) = read_scores(tmp_path / "smoke")["paper"].values()
+    (one,) = read_scores(tmp_path / "smoke", ROWS)["paper"].values()
     assert len(one.patients) == round(SMOKE.patients * SMOKE.validation_share)
     assert 0 <= one.dice <= 1 and 0 <= one.false_positive_share <= 1 and one.cpu_seconds > 0
     monkeypatch.setattr(ablation, "train_network", None)
