@@ -12,7 +12,8 @@ the tumour. Its `pat_1` is LUNG1-002 and is not used. The set-ups:
 
 The output folder has a folder for each patient left out, with data set, run and scores of each set-up, and `page.html`
 for both protocols. A piece (one set-up without one patient) that is scored is not run again, and one that was stopped
-continues, so the same command finishes what was interrupted; `--patients 3 --setups rdunet` runs one piece.
+continues, so the same command finishes what was interrupted; `--patients 3 --setups rdunet` runs one piece, and two
+processes can share the pieces. Pieces of a `real_patients.csv` that is given as --recorded are not run again either.
 `real_patients.md` has a row for each set-up, with the 95% interval of the mean 3-D Dice and the paired difference to
 `paper`; `real_patients.csv` has a row for each piece. `worst/` shows the patient with the lowest Dice of the best
 set-up. Pictures of these patients are under CC BY-NC 3.0.
@@ -47,7 +48,14 @@ from data_pipeline.settings import DatasetSettings, PrepareOptions, Sampling
 from data_pipeline.splits import write_split
 from experiments.common import script
 from experiments.common.steps import phantom_dataset, train_and_score
-from experiments.studies.real_patients_table import PROTOCOLS, Scores, read_scores, worst_piece, write_tables
+from experiments.studies.real_patients_table import (
+    PROTOCOLS,
+    Scores,
+    read_recorded,
+    read_scores,
+    worst_piece,
+    write_tables,
+)
 from rdunet_jax.config import RECIPES, InferenceConfig
 from rdunet_jax.networks.models import model_config
 from rdunet_jax.options import EvaluateOptions, SegmentOptions
@@ -117,6 +125,8 @@ class Settings:
     """Training steps on phantoms, a multiple of 50."""
     phantoms: int = 24
     """Phantoms of level `realistic` for pretraining."""
+    recorded: Path | None = None
+    """A `real_patients.csv` with pieces that are not run again."""
     smoke: bool = False
     """Leave out small phantoms in place of the patients."""
 
@@ -264,6 +274,8 @@ def show_worst(study: Study, folders: dict[str, Path], scores: Scores) -> None:
     if (piece := worst_piece(scores)) is None:
         return
     name, patient = piece
+    if not (study.output / patient / name).exists():  # recorded elsewhere
+        return
     output = study.output / "worst"
     shutil.rmtree(output, ignore_errors=True)
     options = SegmentOptions(keep_ids=True, **restriction(SETUPS[name]))
@@ -274,12 +286,14 @@ def show_worst(study: Study, folders: dict[str, Path], scores: Scores) -> None:
 def main(settings: Settings) -> None:
     console = script.make_console(160)
     study = Study.of(settings, console)
+    recorded = read_recorded(settings.recorded) if settings.recorded else {}
     folders = gather(settings, study)
+    scores = write_tables(study.output, tuple(SETUPS), study.patients, recorded)
     for patient in settings.patients or study.patients:
         for name in settings.setups:
-            run_piece(study, patient, name)
-            write_tables(study.output, tuple(SETUPS), study.patients)
-    scores = write_tables(study.output, tuple(SETUPS), study.patients)
+            if patient not in scores.pieces[name]:
+                run_piece(study, patient, name)
+                scores = write_tables(study.output, tuple(SETUPS), study.patients, recorded)
     header, rows = scores.table
     print_table(console, "The patients left out in turn", header, rows)
     show_worst(study, folders, scores)

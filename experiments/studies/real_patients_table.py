@@ -1,11 +1,13 @@
 """The tables of `real_patients.py`: one row for each set-up, paired over patients, and one for each piece."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.errors import InputError
 from data_pipeline.files import write_whole
 from experiments.common.steps import read_summaries
 from experiments.common.tables import write_csv
@@ -45,13 +47,15 @@ patients that both set-ups scored; p is of Wilcoxon's signed-rank test, which ca
 """
 
 Row = dict[str, float | int | None]
+Pieces = dict[str, dict[str, Row]]
+"""The scored pieces: set-up, patient left out, column."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scored pieces: set-up, patient left out, column."""
+    """The scored pieces."""
 
-    pieces: dict[str, dict[str, Row]]
+    pieces: Pieces
 
     def column(self, setup: str, name: str, patients: Sequence[str]) -> np.ndarray:
         """One column of a set-up; NaN where it is undefined."""
@@ -98,12 +102,39 @@ def read_scores(run: Path) -> Row | None:
     return {name: summaries[protocol][score] for name, (protocol, score) in COLUMNS.items()}
 
 
-def write_tables(output: Path, setups: Sequence[str], patients: Sequence[str]) -> Scores:
-    """Writes `real_patients.csv` and `real_patients.md` of the pieces that are scored; returns these."""
-    pieces = {
-        setup: {patient: row for patient in patients if (row := read_scores(output / patient / setup)) is not None}
-        for setup in setups
-    }
+def read_recorded(path: Path) -> Pieces:
+    """The pieces of a `real_patients.csv`.
+
+    Raises:
+        InputError: the file is absent, or is not such a table.
+    """
+    pieces: Pieces = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                scores = {name: float(row[name]) if row[name] else None for name in COLUMNS}
+                pieces.setdefault(row["set-up"], {})[row["patient"]] = {
+                    name: int(value) if value is not None and value.is_integer() else value
+                    for name, value in scores.items()
+                }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--recorded: cannot be read as a real_patients.csv ({error})", path=path) from error
+    if not pieces:
+        raise InputError("--recorded: holds no piece", path=path)
+    return pieces
+
+
+def write_tables(
+    output: Path, setups: Sequence[str], patients: Sequence[str], recorded: Pieces | None = None
+) -> Scores:
+    """Writes `real_patients.csv` and `real_patients.md` of the pieces that are scored, or recorded; returns these."""
+    pieces: Pieces = {setup: {} for setup in setups}
+    for setup in setups:
+        known = (recorded or {}).get(setup, {})
+        for patient in patients:
+            row = read_scores(output / patient / setup) or known.get(patient)
+            if row is not None:
+                pieces[setup][patient] = row
     scores = Scores(pieces)
     rows = [(setup, patient, *row.values()) for setup, scored in pieces.items() for patient, row in scored.items()]
     write_csv(output / "real_patients.csv", ("set-up", "patient", *COLUMNS), rows)

@@ -11,7 +11,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loading import Dataset
 from experiments.studies import real_patients
 from experiments.studies.real_patients import SETUPS, Settings, Study, gather, main
-from experiments.studies.real_patients_table import COLUMNS, DICE, read_scores, worst_piece, write_tables
+from experiments.studies.real_patients_table import COLUMNS, DICE, read_recorded, read_scores, worst_piece, write_tables
 from rdunet_jax.workflows import train_and_score
 from rdunet_jax.workflows.evaluate import evaluation_folder
 
@@ -62,6 +62,29 @@ def test_the_pieces_are_a_table_too(scored: Path) -> None:
         ("rdunet", "A"),
     ]
     assert len(rows) == 7 and rows[3]["3-D HD95, mm"] == "" and float(rows[3][DICE]) == 0.3
+
+
+def test_recorded_pieces_count_and_are_not_run_again(scored: Path, tmp_path: Path, monkeypatch) -> None:
+    expected = write_tables(scored, tuple(SETUPS), PATIENTS)
+    recorded = read_recorded(scored / "real_patients.csv")
+    assert write_tables(tmp_path / "new", tuple(SETUPS), PATIENTS, recorded).pieces == expected.pieces
+    text = (tmp_path / "new" / "real_patients.csv").read_text()
+    assert text.count("\n") == 8 and read_recorded(tmp_path / "new" / "real_patients.csv") == recorded
+    monkeypatch.setattr(real_patients, "gather", lambda *_: {})
+    monkeypatch.setattr(real_patients, "run_piece", None)
+    for number, patient in enumerate(PATIENTS, start=1):
+        text = text.replace(f",{patient},", f",PHANTOM-{number:03d},")
+    (tmp_path / "phantoms.csv").write_text(text)
+    main(Settings(tmp_path / "out", setups=("paper", "rdunet"), smoke=True, recorded=tmp_path / "phantoms.csv"))
+    assert "| PHANTOM-001 | 0.100 | 0.300 | 0.200 |" in (tmp_path / "out" / "real_patients.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "set-up,patient\npaper,A\n", None])
+def test_a_record_that_is_none_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "recorded.csv").write_text(text)
+    with pytest.raises(InputError, match=r"recorded\.csv: --recorded: "):
+        main(Settings(tmp_path, smoke=True, recorded=tmp_path / "recorded.csv"))
 
 
 def test_a_piece_without_the_second_protocol_is_not_scored(scored: Path) -> None:
