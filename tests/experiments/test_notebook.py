@@ -27,7 +27,7 @@ def test_the_notebook_is_stored_without_outputs_and_names_no_machine() -> None:
 @pytest.mark.slow
 @pytest.mark.full_size
 def test_the_notebook_runs_in_three_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of processor time, as on one idle core: a machine that does other things as well takes longer."""
+    """Of both cores of a small machine, in processor time: a machine that does other things as well takes longer."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HOME", str(tmp_path))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -36,7 +36,7 @@ def test_the_notebook_runs_in_three_minutes(tmp_path: Path, monkeypatch: pytest.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{seconds:.0f} s of processor time")
-    assert seconds < 180
+    assert seconds < 2 * 180
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     errors = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
