@@ -4,14 +4,14 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from rich.progress import Progress
 
 from data_pipeline.account import Account
-from data_pipeline.beam import pipeline_options
+from data_pipeline.beam import pipeline_options, temporary_files_removed
 from data_pipeline.errors import InputError
 from data_pipeline.files import disk_faults, locked
 from data_pipeline.formats.scans import opened_source
@@ -106,7 +106,7 @@ def _build(
 ) -> Account:
     tfds.disable_progress_bar()
     beam_options = None if options.beam is None else pipeline_options(options.beam)
-    with opened_source(source) as files:
+    with nullcontext() if beam_options is None else temporary_files_removed(), opened_source(source) as files:
         builder = Builder(
             source=files,
             settings=settings,

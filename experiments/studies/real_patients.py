@@ -117,11 +117,11 @@ class Settings:
     """Patients to leave out (none: all)."""
     setups: tuple[str, ...] = tuple(SETUPS)
     """Set-ups to run."""
-    image_size: int = 96
+    image_size: int = 64
     """Rows and columns of a slice on the network's grid, which is 384 mm wide."""
-    steps: int = 300
+    steps: int = 850
     """Training steps of each piece, a multiple of 50."""
-    pretraining_steps: int = 600
+    pretraining_steps: int = 850
     """Training steps on phantoms, a multiple of 50."""
     phantoms: int = 24
     """Phantoms of level `realistic` for pretraining."""

@@ -171,7 +171,8 @@ def test_no_identity_is_in_the_logs_of_beam_or_what_its_workers_write(
         )
         said += done.stdout + done.stderr
         assert done.returncode == status, said.decode()
-    everything = written(output) | written(temporary) | written(tmp_path / "home") | {"said": said}
+    assert not list(temporary.iterdir())
+    everything = written(output) | written(tmp_path / "home") | {"said": said}
     for name in ("page.html", "report.csv", "probabilities.nii.gz", "report.json"):
         assert any(where.endswith(name) for where in everything), name
     secrets.add(os.fsencode(tmp_path / "source"))
