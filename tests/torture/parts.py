@@ -123,16 +123,22 @@ def _damage(job: tuple[list[tuple[str, str]], int, Path]) -> list[tuple[tuple[st
 
 
 def bits(settings: Settings) -> list[Row]:
-    """Flipped bits in checkpoints, in a process of its own."""
+    """Flipped bits in checkpoints, in two processes of their own."""
     world = _make_world(settings)
+    jobs = []
+    for number, count in enumerate(_shares(settings.bits)):
+        copy = world.with_name(f"world-bits-{number}")
+        shutil.copytree(world, copy)
+        jobs.append((copy, count, settings.seed + number))
     with _pool() as pool:
-        failures = pool.submit(_bits, world, settings.bits, settings.seed).result()
+        failures = [one for part in pool.map(_bits, jobs) for one in part]
     return [Row("flipped bit in a checkpoint", settings.bits, settings.bits - len(failures), failures)]
 
 
-def _bits(world: Path, count: int, seed: int) -> list[str]:
+def _bits(job: tuple[Path, int, int]) -> list[str]:
     from tests.torture.bits import flip_bits
 
+    world, count, seed = job
     return flip_bits(world, count, seed, DUMMY)
 
 
@@ -152,10 +158,8 @@ def _readers(world: Path, count: int) -> list[str]:
 
 def dicom(settings: Settings) -> list[Row]:
     """Mutated CT and RTSTRUCT files, in two processes of their own."""
-    counts = [settings.dicom // PROCESSES] * (PROCESSES - 1)
-    counts.append(settings.dicom - sum(counts))
     running = []
-    for number, count in enumerate(counts):
+    for number, count in enumerate(_shares(settings.dicom)):
         arguments = [str(settings.output / "dicom" / str(number)), str(settings.seed + number), str(count)]
         command = [sys.executable, "-m", "tests.data_pipeline.dicom.fuzz_dicom", *arguments]
         running.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
@@ -169,6 +173,11 @@ def dicom(settings: Settings) -> list[Row]:
         row.survived += sum(result["fates"].values())
         row.failures += result["failures"]
     return [row]
+
+
+def _shares(count: int) -> list[int]:
+    """`count`, divided among the processes."""
+    return [count // PROCESSES + (number < count % PROCESSES) for number in range(PROCESSES)]
 
 
 def hostile(_: Settings) -> list[Row]:
