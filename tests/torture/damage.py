@@ -1,4 +1,4 @@
-"""Damaged files: every command that reads one refuses it in one line, or warns and gives the right result."""
+"""Damaged files: a command that reads one refuses it in one line, or warns and gives the right result."""
 
 import json
 import random
@@ -26,7 +26,7 @@ READERS = (
     ("run/evaluation/test/*", ("compare", "evaluate")),
     ("run/evaluation/validation/*", ("choose-postprocessing",)),
     ("run/postprocessing.json", ("evaluate", "segment", "choose-postprocessing")),
-    ("run/checkpoints/*", ("evaluate", "train on")),
+    ("run/checkpoints/*", ("evaluate", "segment", "choose-postprocessing", "train on")),
     ("run/config.json", ("evaluate", "train on", "segment", "choose-postprocessing")),
     ("run/training_data.json", ("evaluate", "train on", "segment")),
     ("run/*", ("train on",)),
@@ -67,17 +67,11 @@ def readers(name: str) -> tuple[str, ...]:
     return next(commands for pattern, commands in READERS if fnmatch(name, pattern))
 
 
-def commands(case: Case) -> tuple[str, ...]:
-    """The commands that are tried with a damaged file: all its readers, but one of them in turn for checkpoints.
-
-    A checkpoint has dozens of files, which all commands read by the same function.
-    """
+def reader(case: Case) -> str:
+    """The command that is tried with a damaged file: each of its readers in turn, over the files and the kinds."""
     name, kind = case
     every = readers(name)
-    if not fnmatch(name, "run/checkpoints/*"):
-        return every
-    turn = zlib.crc32(name.encode()) + KINDS.index(kind)
-    return (every[turn % len(every)],)
+    return every[(zlib.crc32(name.encode()) + KINDS.index(kind)) % len(every)]
 
 
 def cases(world: World) -> list[Case]:
@@ -104,13 +98,11 @@ class Damage:
     def try_all(self, chosen: list[Case]) -> Iterator[tuple[Case, str]]:
         """Yields each case with what is wrong; empty where nothing is."""
         for name, kind in chosen:
-            wrong = []
-            for command in commands((name, kind)):
-                self._start(command, name)
-                spoil(self._copy.root / name, kind, random.Random(f"{self._seed} {name} {kind}"))
-                if (fault := self._fault(command)) is not None:
-                    wrong.append(f"{command} {fault}")
-            yield (name, kind), "; ".join(wrong)
+            command = reader((name, kind))
+            self._start(command, name)
+            spoil(self._copy.root / name, kind, random.Random(f"{self._seed} {name} {kind}"))
+            fault = self._fault(command)
+            yield (name, kind), f"{command} {fault}" if fault else ""
         shutil.rmtree(self._copy.root, ignore_errors=True)
 
     def _start(self, command: str, name: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DUMMY = ROOT / "data_pipeline" / "nsclc_radiomics" / "dummy_data"
 PROCESSES = 2
-DAMAGERS = 3
-"""Processes that damage files: a third of their time they copy and wait."""
+WAITERS = 3
+"""Processes that kill commands, or damage files: a third of their time they copy and wait."""
 HOSTILE = (
     "tests/rdunet_jax/networks/test_keras_hostile.py",
     "tests/data_pipeline/dicom/test_bombs.py",
@@ -69,7 +69,7 @@ def world(settings: Settings) -> list[Row]:
 
 
 def kills(settings: Settings) -> list[Row]:
-    """Kills of six commands, in two processes."""
+    """Kills of six commands, in three processes."""
     from tests.torture.kills import COMMANDS
 
     world = _make_world(settings)
@@ -78,7 +78,7 @@ def kills(settings: Settings) -> list[Row]:
         copy = world.with_name(f"world-{command}")
         shutil.copytree(world, copy)
         jobs.append((command, settings.kills, settings.seed + number, copy))
-    with _pool() as pool:
+    with _pool(WAITERS) as pool:
         return list(pool.map(_kill, jobs))
 
 
@@ -100,11 +100,11 @@ def damage(settings: Settings) -> list[Row]:
     random.Random(settings.seed).shuffle(chosen)
     chosen = chosen[: settings.damaged]
     jobs = []
-    for number in range(DAMAGERS):
+    for number in range(WAITERS):
         copy = world.with_name(f"world-{number}")
         shutil.copytree(world, copy)
-        jobs.append((chosen[number::DAMAGERS], settings.seed, copy))
-    with _pool(DAMAGERS) as pool:
+        jobs.append((chosen[number::WAITERS], settings.seed, copy))
+    with _pool(WAITERS) as pool:
         results = [one for part in pool.map(_damage, jobs) for one in part]
     rows = {start: Row(f"damaged file: {what}") for start, what in KINDS_OF_FILE}
     for (name, kind), wrong in results:
