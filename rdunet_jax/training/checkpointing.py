@@ -17,6 +17,7 @@ from rdunet_jax.files import write_whole
 from rdunet_jax.parallel import any_process, is_first
 from rdunet_jax.training.stored_steps import (
     CHECKSUMS,
+    NO_CHECKSUMS,
     StoredStep,
     checksums_of,
     first_readable,
@@ -112,7 +113,7 @@ class Checkpoints:
         any_process(False)  # all processes have chosen
         if is_first():
             for one in steps:
-                if one.step > chosen.step or one.fault:
+                if one.step > chosen.step or one.fault or (chosen.has_checksums and not one.has_checksums):
                     self._set_aside(one, chosen)
         any_process(False)
         return state, chosen
@@ -126,12 +127,12 @@ class Checkpoints:
         with one_line(f"{one.path}: damaged, and cannot be renamed; remove it"):
             one.path.rename(aside)
         if one.step < chosen.step:
-            _LOG.warning("%s: damaged (%s); renamed to %s", one.path, one.fault, aside.name)
+            _LOG.warning("%s: damaged (%s); renamed to %s", one.path, one.fault or NO_CHECKSUMS, aside.name)
         else:
             _LOG.warning(
                 "%s: not finished or damaged (%s); renamed to %s; going on from the checkpoint before it, of step %d",
                 one.path,
-                one.fault or "cannot be read",
+                one.fault or ("cannot be read" if one.has_checksums else NO_CHECKSUMS),
                 aside.name,
                 chosen.step,
             )

@@ -23,6 +23,7 @@ from rdunet_jax.files import access_faults, read_json, sha256_of
 
 _LOG = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
+NO_CHECKSUMS = f"not finished: no {CHECKSUMS}"
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.3
 """A training beside the reader removes and writes checkpoints; both take less than this."""
 
@@ -80,7 +81,7 @@ def stored_steps(folder: Path) -> list[StoredStep]:
 def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None:
     """The state of the best validation, or the latest where nothing was validated.
 
-    A damaged checkpoint is warned of, and the next best is used.
+    A checkpoint that is damaged or was not finished is warned of, and the next best is used.
 
     Args:
         like: a state with the structure, shapes and dtypes to expect.
@@ -92,6 +93,7 @@ def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None
         RunError: there are checkpoints, and none can be used.
     """
     steps = stored_steps(folder)
+    unfinished = {one.path for one in steps if not one.has_checksums}
     for _ in range(_ATTEMPTS):
         if all(one.is_sound for one in steps):
             break
@@ -100,11 +102,12 @@ def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None
     if not steps:
         return None
     candidates = sorted(trusted(steps), key=lambda one: one.preference, reverse=True)
-    for one in steps:
-        if one.fault:
-            _LOG.warning("%s: damaged (%s); another checkpoint is used", one.path, one.fault)
+    # One that was there at the first look and still has no checksums is not what a training is writing just now.
+    unused = [one for one in steps if one.fault or (one.path in unfinished and one not in candidates)]
+    for one in unused:
+        _LOG.warning("%s: damaged (%s); another checkpoint is used", one.path, one.fault or NO_CHECKSUMS)
     state, chosen = first_readable(candidates, steps, like)
-    is_best = chosen.metrics is not None and chosen is candidates[0] and not any(one.fault for one in steps)
+    is_best = chosen.metrics is not None and chosen is candidates[0] and not unused
     return state, chosen, is_best
 
 

@@ -125,14 +125,39 @@ def test_where_every_checkpoint_is_damaged_none_is_touched(folder: Path) -> None
 def test_one_without_checksums_is_not_trusted_unless_there_is_nothing_else(folder: Path, caplog) -> None:
     (folder / "2" / CHECKSUMS).unlink()
     (folder / "4" / CHECKSUMS).unlink()
-    assert restored_step(restore_best(folder, state(0))) == 3
+    restored = restore_best(folder, state(0))
+    assert restored_step(restored) == 3
+    assert restored is not None and not restored[2]  # one of those may have been the best
+    for step in (2, 4):
+        assert (
+            f"checkpoints/{step}: damaged (not finished: no checksums.json); another checkpoint is used" in caplog.text
+        )
+    caplog.clear()
     checkpoints = Checkpoints(folder)
     assert restored_step(checkpoints.restore_latest(state(0))) == 3
-    assert (folder / "damaged-4").exists()
+    assert (folder / "damaged-2").exists() and (folder / "damaged-4").exists()
+    assert "no checksums.json); renamed to damaged-2" in caplog.text and "renamed to damaged-4" in caplog.text
+    (folder / "damaged-2").rename(folder / "2")
     (folder / "3" / CHECKSUMS).unlink()
     caplog.clear()
     assert restored_step(restore_best(folder, state(0))) == 2
-    assert "no checkpoint has checksums" in caplog.text
+    assert "no checkpoint has checksums" in caplog.text and "damaged" not in caplog.text
+
+
+def test_a_reader_waits_for_a_checkpoint_that_is_being_written(folder: Path, monkeypatch, caplog) -> None:
+    """A training writes the checksums last; one that begins while the reader waits is none of its business."""
+    checksums = (folder / "4" / CHECKSUMS).read_bytes()
+    (folder / "4" / CHECKSUMS).unlink()
+
+    def write(seconds: float) -> None:
+        if not (folder / "4" / CHECKSUMS).exists():
+            (folder / "4" / CHECKSUMS).write_bytes(checksums)
+            shutil.copytree(folder / "4" / "default", folder / "5" / "default", dirs_exist_ok=True)
+
+    monkeypatch.setattr("time.sleep", write)
+    restored = restore_best(folder, state(0))
+    assert restored_step(restored) == 2 and restored is not None and restored[2]
+    assert "damaged" not in caplog.text
 
 
 def test_a_reader_waits_for_a_checkpoint_that_is_being_removed(folder: Path, monkeypatch, caplog) -> None:
