@@ -163,7 +163,7 @@ class Study:
             if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
                 raise InputError(f"{flag} {steps}: give a multiple of {STEPS_PER_EPOCH}")
         if settings.smoke:
-            return cls(settings.output, patients, 1, 1, 2, 16, 3, (12, 12), console)
+            return cls(settings.output, patients, 1, 1, 2, 32, 3, (12, 12), console)
         epochs, pretraining_epochs = settings.steps // STEPS_PER_EPOCH, settings.pretraining_steps // STEPS_PER_EPOCH
         return cls(
             settings.output,
