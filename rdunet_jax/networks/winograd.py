@@ -8,14 +8,14 @@ input window d and a kernel g, in one dimension and with * element by element,
 
 and in three dimensions along each axis in turn. A window of 4x6x6 inputs gives 2x4x4 outputs of 27 taps each by 144
 products, where the sum itself needs 864: a sixth. Over channels each of the 144 is a matrix product over all windows.
-Patches are worked through in bands of some rows over all slices, so that what is made on the way fits into the
-processor's cache; where one row of all patches is more than that, patch by patch:
+Planes are worked through in bands of some rows over all slices, so that what is made on the way fits into the
+processor's cache:
 
-    band         (patches, depth + 2, rows + 2, width + 2, channels)
+    band         (batch, depth + 2, rows + 2, width + 2, channels)
     windows      (144, windows, channels)        = B of its overlapping 4x6x6 windows, axis by axis, rows first
     products     (144, windows, features)        = windows @ kernels
     outputs      (32, windows, features)         = A of the products, axis by axis
-    band of y    (patches, depth, rows, width, features)
+    band of y    (batch, depth, rows, width, features)
 
 The numbers in B, G and A cost digits: the error in float32 is up to 2e-5 of the largest output, against 1e-6 of the
 direct sum.
@@ -34,7 +34,7 @@ from numpy.polynomial.polynomial import polyfromroots
 TILE = 4
 WINDOW = 6
 BAND = 512
-"""Windows of a plane that a band holds over all its slices and patches (but at least one row of one patch)."""
+"""Windows of a plane that a band holds over all its slices (but at least one row of them)."""
 
 
 class _Matrices(NamedTuple):
@@ -85,8 +85,7 @@ def convolve_winograd(
     def add_band(index: Array, y: Array) -> Array:
         windows = bands.transform_windows(bands.cut_windows(filled, index))
         band = bands.transform_products(jnp.einsum("kpc,kcn->kpn", windows, kernels))
-        patch, row = bands.start(index)
-        return lax.dynamic_update_slice(y, band, (patch, 0, row, 0, 0))
+        return lax.dynamic_update_slice_in_dim(y, band, index * bands.height, axis=2)
 
     y = jnp.zeros((*bands.whole, kernel.shape[-1]), x.dtype)
     y = lax.fori_loop(0, bands.count, add_band, y)
@@ -123,7 +122,7 @@ class _Bands:
     """How a convolution's planes are cut into bands, and the transforms of one band.
 
     Attributes:
-        count: bands, of `patches` patches and `height` rows of pixels each.
+        count: bands, of `height` rows of pixels each.
         whole: batch, depth, height, width of the output, filled up to whole windows.
     """
 
@@ -131,37 +130,27 @@ class _Bands:
         batch, depth, height, width, _ = shape
         self.b, _, self.a = _DEPTH[kernel_depth]
         self.step = len(self.a)
-        self.depth = -(-depth // self.step) * self.step
+        self.batch, self.depth = batch, -(-depth // self.step) * self.step
         rows, self.columns = -(-height // TILE), -(-width // TILE)
-        self.patches = _largest_divisor(batch, BAND // (self.depth * self.columns))
-        self.rows = _largest_divisor(rows, BAND // (self.patches * self.depth * self.columns))
-        self.height, self.in_a_patch = self.rows * TILE, rows // self.rows
-        self.count = batch // self.patches * self.in_a_patch
+        fitting = max(1, BAND // (batch * self.depth * self.columns))
+        self.rows = max(n for n in range(1, min(rows, fitting) + 1) if rows % n == 0)
+        self.count, self.height = rows // self.rows, self.rows * TILE
         self.whole = (batch, self.depth, rows * TILE, self.columns * TILE)
 
     def fill(self, x: Array) -> Array:
         """x, filled up to `whole` with zeros."""
         return jnp.pad(x, [(0, n - size) for n, size in zip(self.whole, x.shape[:4], strict=True)] + [(0, 0)])
 
-    def start(self, index: Array) -> tuple[Array, Array]:
-        """The first patch and the first row of pixels of a band."""
-        return index // self.in_a_patch * self.patches, index % self.in_a_patch * self.height
-
     def cut(self, filled: Array, index: Array) -> Array:
         """One band of what `fill` gave."""
-        return self._rows(filled, index, self.start(index)[1], self.height)
-
-    def _rows(self, filled: Array, index: Array, first: Array, count: int) -> Array:
-        """Rows of a band's patches."""
-        sizes = (self.patches, filled.shape[1], count, *filled.shape[3:])
-        return lax.dynamic_slice(filled, (self.start(index)[0], 0, first, 0, 0), sizes)
+        return lax.dynamic_slice_in_dim(filled, index * self.height, self.height, axis=2)
 
     def cut_windows(self, filled: Array, index: Array) -> Array:
         """One band and what its windows see around it, which outside the planes is zero."""
-        first, last = self.start(index)[1], self.whole[2] - self.height
-        above = self._rows(filled, index, jnp.maximum(first - 1, 0), 1)
-        below = self._rows(filled, index, jnp.minimum(first + self.height, self.whole[2] - 1), 1)
-        above, below = jnp.where(first > 0, above, 0), jnp.where(first < last, below, 0)
+        first = index * self.height
+        above = lax.dynamic_slice_in_dim(filled, jnp.maximum(first - 1, 0), 1, axis=2)
+        below = lax.dynamic_slice_in_dim(filled, jnp.minimum(first + self.height, self.whole[2] - 1), 1, axis=2)
+        above, below = jnp.where(index > 0, above, 0), jnp.where(index < self.count - 1, below, 0)
         deep = int(len(self.b) > 1)
         return jnp.pad(
             jnp.concatenate([above, self.cut(filled, index), below], axis=2),
@@ -169,7 +158,7 @@ class _Bands:
         )
 
     def transform_windows(
-        self, band: Float[Array, "patches depth rows width channels"]
+        self, band: Float[Array, "batch depth rows width channels"]
     ) -> Float[Array, "products windows channels"]:
         """B d: all windows of a band, transformed."""
         high, wide = ((count - 1) * TILE + 1 for count in (self.rows, self.columns))
@@ -181,29 +170,22 @@ class _Bands:
 
     def transform_products(
         self, products: Float[Array, "products windows features"]
-    ) -> Float[Array, "patches depth rows width features"]:
+    ) -> Float[Array, "batch depth rows width features"]:
         """A p: a band of the output."""
         features = products.shape[-1]
         y = products.reshape(len(self.b), WINDOW, WINDOW, -1, features)
         y = _transform_axes((self.a, _PLANE.a, _PLANE.a), y)
-        y = y.reshape(self.step, TILE, TILE, self.patches, -1, self.rows, self.columns, features)
-        return y.transpose(3, 4, 0, 5, 2, 6, 1, 7).reshape(
-            self.patches, self.depth, self.height, self.whole[3], features
-        )
+        y = y.reshape(self.step, TILE, TILE, self.batch, -1, self.rows, self.columns, features)
+        return y.transpose(3, 4, 0, 5, 2, 6, 1, 7).reshape(*self.whole[:2], self.height, self.whole[3], features)
 
     def transform_outputs(
-        self, band: Float[Array, "patches depth rows width features"]
+        self, band: Float[Array, "batch depth rows width features"]
     ) -> Float[Array, "products windows features"]:
         """The transpose of `transform_products`."""
         features = band.shape[-1]
-        y = band.reshape(self.patches, -1, self.step, self.rows, TILE, self.columns, TILE, features)
+        y = band.reshape(self.batch, -1, self.step, self.rows, TILE, self.columns, TILE, features)
         y = y.transpose(2, 6, 4, 0, 1, 3, 5, 7).reshape(self.step, TILE, TILE, -1, features)
         return _transform_axes((self.a.T, _PLANE.a.T, _PLANE.a.T), y).reshape(len(self.b) * WINDOW**2, -1, features)
-
-
-def _largest_divisor(whole: int, most: int) -> int:
-    """The largest divisor of `whole` that is at most `most`; 1 if there is none."""
-    return max(n for n in range(1, max(1, min(whole, most)) + 1) if whole % n == 0)
 
 
 def _transform_axes(matrices: Sequence[np.ndarray], x: Array) -> Array:
