@@ -14,8 +14,8 @@ table has seen no test patient of the demo.
 A row is trained once for each seed of initial weights, order and augmentation. A run that is scored is not run again,
 so the table can be made in pieces, and by several processes with other --rows each, once the data sets are written; it
 is written anew after each run. `scores.csv` holds the scores of each run; given as --recorded to a later call, its runs
-are not run again either. The test is Wilcoxon's: each
-patient's 3-D Dice, the mean over the seeds, against that of the first row.
+are not run again either. The test is Wilcoxon's: each patient's 3-D Dice, the mean over the seeds, against that of the
+first row.
 """
 
 if not __package__:

@@ -1,6 +1,5 @@
 """The table of `ablation.py`: one row for each recipe, paired over patients; and the scores of each run."""
 
-import csv
 import json
 import re
 import statistics
@@ -13,7 +12,7 @@ from jaxtyping import Float64
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_whole
-from experiments.common.tables import write_csv
+from experiments.common.tables import read_recorded, write_csv
 from rdunet_jax.scoring.intervals import compare
 from rdunet_jax.workflows.display import markdown
 
@@ -83,15 +82,14 @@ def read_runs(path: Path) -> Found:
         InputError: the file is absent, or is not such a table.
     """
     found: Found = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                recipe, seed, *run = (row.pop(column) for column in RUN_COLUMNS)
-                dice = {name: float(value) for name, value in row.items()}
-                cpu_seconds, slice_dice, share = map(float, run)
-                found.setdefault(recipe, {})[int(seed)] = Scores(cpu_seconds, dice, slice_dice, share)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--recorded: cannot be read as a scores.csv ({error})", path=path) from error
+
+    def keep(row: dict[str, str]) -> None:
+        recipe, seed, *run = (row.pop(column) for column in RUN_COLUMNS)
+        dice = {name: float(value) for name, value in row.items()}
+        cpu_seconds, slice_dice, share = map(float, run)
+        found.setdefault(recipe, {})[int(seed)] = Scores(cpu_seconds, dice, slice_dice, share)
+
+    read_recorded(path, "scores.csv", keep)
     if not found:
         raise InputError("--recorded: holds no run", path=path)
     return found

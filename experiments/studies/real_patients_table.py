@@ -1,6 +1,5 @@
 """The tables of `real_patients.py`: one row for each set-up, paired over patients, and one for each piece."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import write_whole
+from experiments.common import tables
 from experiments.common.steps import read_summaries
 from experiments.common.tables import write_csv
 from rdunet_jax.config import Protocol
@@ -109,16 +109,14 @@ def read_recorded(path: Path) -> Pieces:
         InputError: the file is absent, or is not such a table.
     """
     pieces: Pieces = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                scores = {name: float(row[name]) if row[name] else None for name in COLUMNS}
-                pieces.setdefault(row["set-up"], {})[row["patient"]] = {
-                    name: int(value) if value is not None and value.is_integer() else value
-                    for name, value in scores.items()
-                }
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--recorded: cannot be read as a real_patients.csv ({error})", path=path) from error
+
+    def keep(row: dict[str, str]) -> None:
+        scores = {name: float(row[name]) if row[name] else None for name in COLUMNS}
+        pieces.setdefault(row["set-up"], {})[row["patient"]] = {
+            name: int(value) if value is not None and value.is_integer() else value for name, value in scores.items()
+        }
+
+    tables.read_recorded(path, "real_patients.csv", keep)
     if not pieces:
         raise InputError("--recorded: holds no piece", path=path)
     return pieces
