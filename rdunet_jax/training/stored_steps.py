@@ -21,6 +21,11 @@ from rdunet_jax.checked_json import DamagedError, read_checked
 from rdunet_jax.errors import RunError
 from rdunet_jax.files import access_faults, read_json, sha256_of
 
+
+class RemovedError(RunError):
+    """A checkpoint was removed while it was read, as a training does with those that it no longer keeps."""
+
+
 _LOG = logging.getLogger(__name__)
 CHECKSUMS = "checksums.json"
 NO_CHECKSUMS = f"not finished: no {CHECKSUMS}"
@@ -92,6 +97,15 @@ def restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None
     Raises:
         RunError: there are checkpoints, and none can be used.
     """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _restore_best(folder, like)
+        except RemovedError:
+            continue  # a training beside us has written another one
+    return _restore_best(folder, like)
+
+
+def _restore_best(folder: Path, like: Any) -> tuple[Any, StoredStep, bool] | None:
     steps = stored_steps(folder)
     unfinished = {one.path for one in steps if not one.has_checksums}
     for _ in range(_ATTEMPTS):
@@ -134,6 +148,7 @@ def first_readable(candidates: Iterable[StoredStep], steps: Sequence[StoredStep]
         steps: all there are, to name their faults where no candidate can be read.
 
     Raises:
+        RemovedError: a candidate was removed while it was read.
         RunError: none can be read.
     """
     errors: list[RunError] = []
@@ -141,6 +156,9 @@ def first_readable(candidates: Iterable[StoredStep], steps: Sequence[StoredStep]
         try:
             state = read_state(one.path, like)
         except RunError as error:
+            time.sleep(_PAUSE_SECONDS)  # a removal takes its time
+            if not one.path.exists():
+                raise RemovedError(f"{one.path}: removed while it was read; start the same command again") from error
             errors.append(error)
             continue
         for error in errors:

@@ -12,6 +12,7 @@ import pytest
 
 from rdunet_jax.errors import RunError
 from rdunet_jax.training.checkpointing import Checkpoints
+from rdunet_jax.training import stored_steps as stored_steps_module
 from rdunet_jax.training.stored_steps import CHECKSUMS, restore_best, stored_steps
 
 SCORES = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6}
@@ -167,6 +168,27 @@ def test_a_reader_waits_for_a_checkpoint_that_is_being_removed(folder: Path, mon
     restored = restore_best(folder, state(0))
     assert restored_step(restored) == 2 and restored is not None and restored[2]
     assert "damaged" not in caplog.text
+
+
+def test_a_reader_looks_again_where_a_training_replaced_what_it_chose(folder: Path, monkeypatch, caplog) -> None:
+    """All that were there at the look are removed ahead of the read; those written meanwhile serve."""
+    read, kept = stored_steps_module.read_state, folder.parent / "kept"
+    shutil.copytree(folder, kept)
+    for step in (2, 3):
+        shutil.rmtree(folder / str(step))
+
+    def replaced(path: Path, like):
+        if kept.exists():
+            shutil.rmtree(folder / "4")
+            (kept / "3").rename(folder / "3")
+            (kept / "2").rename(folder / "2")
+            shutil.rmtree(kept)
+        return read(path, like)
+
+    monkeypatch.setattr(stored_steps_module, "read_state", replaced)
+    restored = restore_best(folder, state(0))
+    assert restored_step(restored) == 2 and restored is not None and restored[2]
+    assert not caplog.text
 
 
 def test_a_checkpoint_of_another_network_is_named(folder: Path) -> None:

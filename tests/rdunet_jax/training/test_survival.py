@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,17 +28,31 @@ KILLS = 6
 RECIPE = ("epochs=6", "learning_rate=0.01", "ema=0.9", "accumulate=2", "clip_norm=1.0", AUGMENTED)
 
 
+_STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left_running() -> Iterator[None]:
+    """A test that fails ends its processes, so that they disturb no other test."""
+    yield
+    while _STARTED:
+        with _STARTED.pop() as process:
+            process.kill()
+
+
 def start(workdir: Path, *settings: str, devices: int = 1, **environment: object) -> subprocess.Popen:
     workdir.mkdir(exist_ok=True)
     variables = {name: str(value) for name, value in environment.items()}
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(workdir), *settings],
         env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[3])} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen) -> str:
