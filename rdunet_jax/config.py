@@ -323,7 +323,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the computation; parameters and logits stay float32."""
     remat: bool = False
-    """Recompute activations in the backward pass (rematerialization): less memory, a third more computation."""
+    """Recompute activations in the backward pass (rematerialisation): less memory, a third more computation."""
 
     def __post_init__(self) -> None:
         check_fields(self)

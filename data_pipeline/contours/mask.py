@@ -1,7 +1,7 @@
 """Contours to masks on the grid of a CT, with an account of every contour."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.settings import FillRule
 
 OFF_PLANE_MM = 0.01
+SAME_PLANE_MM = 0.1
+"""Contours of one plane differ by rounding; planes of the finest CT are farther apart."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def mask_from_contours(
     Several ROIs are merged.
 
     A contour belongs to the slice that it references if it is within half a slice spacing of it; else to the nearest
-    slice within half a spacing. Vertices are rounded to 2^-20 of a pixel, so that those meant to be on a pixel centre
+    slice within half a spacing. Where contours of one ROI on several planes come to the same slice, as of contours that
+    were drawn on a finer reconstruction, only those of the plane nearest to the slice are used. Vertices are rounded to 2^-20 of a pixel, so that those meant to be on a pixel centre
     are.
 
     Args:
@@ -78,7 +81,7 @@ def mask_from_contours(
     """
     exact = fill_rule == "pixel_centre"
     fill_polygons = fill if exact else partial(fill_like, fill_rule)
-    polygons, repairs, reasons = _placed(contours, geometry, snap if exact else np.asarray)
+    polygons, repairs, reasons = _placed(contours, geometry, exact)
     mask = np.zeros(geometry.shape, np.bool_)
     placed = list(polygons)
     empty = fill_polygons(mask, list(polygons.values()))
@@ -131,49 +134,90 @@ class _UnusableError(Exception):
     """Why a contour cannot be used."""
 
 
+@dataclass(frozen=True)
+class _OnSlice:
+    """A contour on its slice, in pixels; the contour's own place along the slice normal; what was repaired."""
+
+    polygon: Polygon
+    height_mm: float
+    repairs: list[str]
+
+
 def _placed(
-    contours: Sequence[Contour], geometry: CTGeometry, tidy: Callable[[np.ndarray], np.ndarray]
+    contours: Sequence[Contour], geometry: CTGeometry, exact: bool
 ) -> tuple[dict[int, Polygon], dict[int, list[str]], dict[int, str]]:
-    """Polygons, repairs and reasons for rejection, by the index of the contour."""
-    place = _Placer(geometry, tidy)
-    polygons: dict[int, Polygon] = {}
-    repairs: dict[int, list[str]] = {}
+    """Polygons, repairs and reasons for rejection, by the index of the contour.
+
+    Args:
+        exact: whether vertices are tidied and one plane is chosen for each slice; rules of older code do neither.
+    """
+    place = _Placer(geometry, snap if exact else np.asarray)
+    placed: dict[int, _OnSlice] = {}
     reasons: dict[int, str] = {}
     for index, contour in enumerate(contours):
         try:
-            polygons[index], repairs[index] = place(contour)
+            placed[index] = place(contour)
         except _UnusableError as error:
             reasons[index] = str(error)
-    return polygons, repairs, reasons
+    for index in _farther(placed, geometry) if exact else ():
+        del placed[index]
+        reasons[index] = "is between slices, and its slice has contours on a nearer plane"
+    for index in _repeated(placed):
+        del placed[index]
+        reasons[index] = "repeats another contour"
+    polygons = {index: one.polygon for index, one in placed.items()}
+    return polygons, {index: one.repairs for index, one in placed.items()}, reasons
+
+
+def _farther(placed: Mapping[int, _OnSlice], geometry: CTGeometry) -> list[int]:
+    """The contours that are not on the plane of their ROI that is nearest to their slice; of two equally near, the
+    lower one."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, one in placed.items():
+        groups.setdefault((one.polygon.group, one.polygon.slice_index), []).append(index)
+    farther = []
+    for (_, slice_index), indices in groups.items():
+        offs = {index: placed[index].height_mm - float(geometry.distances_mm[slice_index]) for index in indices}
+        nearest = min(offs.values(), key=lambda off: (round(abs(off), 6), off))
+        farther += [index for index in indices if abs(offs[index] - nearest) > SAME_PLANE_MM]
+    return farther
+
+
+def _repeated(placed: Mapping[int, _OnSlice]) -> list[int]:
+    """The contours with the edges of an earlier one, of the same ROI on the same slice."""
+    seen, repeated = set(), []
+    for index, one in placed.items():
+        vertices = one.polygon.vertices
+        edges = np.sort(np.stack([vertices, np.roll(vertices, 1, axis=0)], axis=1).view("c16").reshape(-1, 2), axis=1)
+        ordered = np.sort(edges.view("c16,c16"), axis=0).tobytes()
+        fingerprint = (one.polygon.group, one.polygon.slice_index, ordered)
+        if fingerprint in seen:
+            repeated.append(index)
+        seen.add(fingerprint)
+    return repeated
 
 
 class _Placer:
-    """Finds the slice of each contour, and remembers what it has placed."""
+    """Finds the slice of each contour."""
 
     def __init__(self, geometry: CTGeometry, tidy: Callable[[np.ndarray], np.ndarray]) -> None:
         self._geometry = geometry
         self._tidy = tidy
         self._slices = {uid: index for index, uid in enumerate(geometry.sop_instance_uids)}
-        self._seen: set[tuple[int, int, bytes]] = set()
 
-    def __call__(self, contour: Contour) -> tuple[Polygon, list[str]]:
+    def __call__(self, contour: Contour) -> _OnSlice:
         """The polygon in pixels, and what was repaired. Raises _UnusableError."""
         repairs: list[str] = []
         points = self._closed(contour, repairs)
-        index = self._slice(contour, points, repairs)
+        index, height = self._slice(contour, points, repairs)
         vertices = self._tidy(self._geometry.to_pixels(points, index))
         vertices = vertices[(vertices != np.roll(vertices, 1, axis=0)).any(axis=1)]
         if len(vertices) < 3:
             raise _UnusableError(f"has {len(vertices)} different points, which enclose nothing")
-        edges = np.sort(np.stack([vertices, np.roll(vertices, 1, axis=0)], axis=1).view("c16").reshape(-1, 2), axis=1)
-        fingerprint = (contour.roi_number, index, np.sort(edges.view("c16,c16"), axis=0).tobytes())
-        if fingerprint in self._seen:
-            raise _UnusableError("repeats another contour")
-        self._seen.add(fingerprint)
         low, high = vertices.min(axis=0), vertices.max(axis=0)
         if (low < -0.5).any() or (high > np.array(self._geometry.shape[1:]) - 0.5).any():
             repairs.append("cut at the border of the image")
-        return Polygon(contour.roi_number, index, vertices), repairs
+        return _OnSlice(Polygon(contour.roi_number, index, vertices), height, repairs)
 
     def _closed(self, contour: Contour, repairs: list[str]) -> Float64[np.ndarray, "n 3"]:
         points, kind = contour.points_mm, contour.geometric_type
@@ -191,7 +235,8 @@ class _Placer:
             raise _UnusableError(f"is {kind}, not closed")
         return points
 
-    def _slice(self, contour: Contour, points: Float64[np.ndarray, "n 3"], repairs: list[str]) -> int:
+    def _slice(self, contour: Contour, points: Float64[np.ndarray, "n 3"], repairs: list[str]) -> tuple[int, float]:
+        """The slice, and the contour's own place along the normal."""
         geometry = self._geometry
         half = 0.5 * geometry.spacing_mm[0] * (1 + 1e-6)
         heights = points @ geometry.normal
@@ -218,7 +263,7 @@ class _Placer:
             repairs.append(f"moved {off:.2f} mm onto its slice")
         if thickness > OFF_PLANE_MM:
             repairs.append(f"flattened ({thickness:.2f} mm thick)")
-        return index
+        return index, middle
 
 
 def _voxels(

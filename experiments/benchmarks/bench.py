@@ -210,7 +210,7 @@ def compile_times(settings: Settings = _SETTINGS) -> None:
 
 
 def memory(settings: Settings = _SETTINGS) -> None:
-    """Memory of a training step as XLA plans it with a GPU's convolutions, with and without rematerialization.
+    """Memory of a training step as XLA plans it with a GPU's convolutions, with and without rematerialisation.
 
     These are estimates for choosing --batch-size, --dtype and --remat on a GPU; nothing is run.
     """

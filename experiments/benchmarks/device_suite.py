@@ -66,7 +66,7 @@ def every(settings: Settings = Settings()) -> None:
     """Parity, prediction, training, a whole patient and a short training on one device, unattended.
 
     Predictions and training steps run at each batch size in float32, TF32 and bfloat16; training steps also with
-    rematerialization. Keras on TensorFlow and PyTorch are timed beside them where they are installed.
+    rematerialisation. Keras on TensorFlow and PyTorch are timed beside them where they are installed.
     """
     if list(settings.batches) != sorted(set(settings.batches)) or min(settings.batches) < 1:
         raise InputError("--batches: give numbers from 1 in rising order; the peak memory of a process never falls")

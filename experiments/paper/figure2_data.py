@@ -4,7 +4,7 @@
 
 Eight training patients, evenly spaced in the sorted list of names. Each panel shows the slice with the most tumour, in
 the grey values and at the resolution that the network sees, with the outline of the reference on the CT's own grid.
-Expect tumours from a few millimeters to a large part of a lung. Costs one to two minutes for reading 260 patients, with
+Expect tumours from a few millimetres to a large part of a lung. Costs one to two minutes for reading 260 patients, with
 --smoke half a minute for the phantoms.
 """
 

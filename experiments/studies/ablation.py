@@ -1,7 +1,7 @@
 """Each change that could better the paper's recipe, alone, on phantoms: what helps, what does not, and what it costs.
 
     python -m experiments.studies.ablation --output build/ablation
-    python -m experiments.studies.ablation --output build/ablation --rows paper cosine --seeds 1
+    python -m experiments.studies.ablation --output build/ablation --rows paper "cosine schedule" --seeds 1
     python -m experiments.studies.ablation --output build/ablation --recorded experiments/studies/ablation_scores.csv
     python -m experiments.studies.ablation --output build/ablation --smoke
 

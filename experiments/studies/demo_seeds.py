@@ -15,6 +15,8 @@ for both baselines. Costs were not measured.
 if not __package__:
     raise SystemExit("error: run this in the checkout as: python -m experiments.studies.demo_seeds")
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,35 +93,48 @@ def paper_config(data: Dataset, seed: int) -> RunConfig:
 
 
 def cells(summary: Summary) -> tuple[str, ...]:
-    """3-D Dice, slice-wise Dice, false positive slices of those without tumour, HD95."""
+    """3-D Dice, slice-wise Dice, false positive slices of those without tumour, HD95, false lesions."""
     tumour_free = int(summary["slices"] or 0) - int(summary["tumour_slices"] or 0)
     return (
         number(summary["mean_volumetric_dice"]),
         number(summary["mean_dice_tumour_slices"]),
         f"{summary['false_positive_slices']} of {tumour_free}",
         number(summary["mean_volumetric_hd95_mm"]),
+        str(summary["lesions_false_positive"]),
     )
 
 
-HEADER = ("seed", "network", "3-D Dice", "slice-wise Dice", "false positive slices", "HD95 (mm)")
+def together(summaries: Sequence[Summary]) -> Summary:
+    """All seeds: the means of their means, where defined, and the sums of what is counted."""
+    means = {name: [one[name] for one in summaries if one[name] is not None] for name in MEANS}
+    counts = {name: sum(int(one[name] or 0) for one in summaries) for name in COUNTS}
+    return counts | {name: statistics.mean(map(float, values)) if values else None for name, values in means.items()}
+
+
+MEANS = ("mean_volumetric_dice", "mean_dice_tumour_slices", "mean_volumetric_hd95_mm")
+COUNTS = ("slices", "tumour_slices", "false_positive_slices", "lesions_false_positive")
+HEADER = ("seed", "network", "3-D Dice", "slice-wise Dice", "false positive slices", "HD95 (mm)", "false lesions")
 
 
 def main(settings: Settings) -> None:
     console, rows = script.make_console(), []
+    summaries: dict[str, list[Summary]] = {"the demo's": [], "the paper's recipe": []}
     for seed in settings.seeds:
         folder = settings.output / f"seed-{seed}"
         if not read_summaries(folder / "run", ("paper",)):
             run_demo(folder, console, seed)
         data = Dataset(folder / "data")
         trained = read_summaries(folder / "run", ("paper",))["paper"]
-        rows.append((str(seed), "the demo's", *cells(trained)))
         by_paper = train_and_score(data, folder / "run-paper", paper_config(data, seed), console)["paper"]
-        rows.append((str(seed), "the paper's recipe", *cells(by_paper)))
+        for (name, found), summary in zip(summaries.items(), (trained, by_paper), strict=True):
+            found.append(summary)
+            rows.append((str(seed), name, *cells(summary)))
         for name, dice in (
             ("untrained", untrained_dice(data, folder / "run")),
             ("best HU threshold", threshold_dice(data)),
         ):
-            rows.append((str(seed), name, "", number(dice), "", ""))
+            rows.append((str(seed), name, "", number(dice), "", "", ""))
+    rows += [("all", name, *cells(together(found))) for name, found in summaries.items()]
     print_table(console, "Held-out phantoms", HEADER, rows)
     table = settings.output / "demo_seeds.csv"
     write_csv(table, HEADER, rows)

@@ -4,9 +4,10 @@
 
 The recipe is the paper's (Adam, batch 2, cross-entropy, plateau, all eight augmentations) except for its length and
 therefore its learning rate: a small network is trained on 64x64 phantoms for hundreds of steps instead of tens of
-thousands. Held-out phantoms are scored slice by slice with the best checkpoint of the run. A run that is done is not
+thousands. It sees all patches, is validated on patches, and takes grey values, threshold, dilation and stride from the
+demo. Held-out phantoms are scored slice by slice with the best checkpoint of the run. A run that is done is not
 trained again. Expect a mean Dice over tumour slices above 0.5 for every row; the last line gives mean ± sd over the
-seeds. Costs about 25 minutes on 2 cores.
+seeds. Costs tens of minutes on 2 cores.
 """
 
 if not __package__:

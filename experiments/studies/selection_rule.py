@@ -4,13 +4,14 @@
     python -m experiments.studies.selection_rule --output build/selection_rule --workdir run
 
 `rdunet train` keeps the epoch with the best soft Dice, as the authors' code does. The alternative, the Dice at one
-threshold, is 0 in the first epochs at the paper's learning rate of 1e-4, because all probabilities are still below the
-threshold: it takes epoch 1 as the best, and halves the learning rate while the network improves.
+threshold, is near 0 for many epochs at the paper's learning rate of 1e-4, because nearly all probabilities are below
+the threshold: it takes one of the first epochs as the best, and halves the learning rate while the network improves.
 
 The script applies both rules to the validation curves of one run, and writes the curves with both choices and both
 learning rates as `selection_rule.csv` and `selection_rule.png`. Both rules see the same curves, so the rates of the
 other rule are those that it would have set, not those that were used. Without --workdir it trains the `tiny` network
-with the paper's recipe on phantoms at 32 x 32 first, which took an hour on two cores that other programs used too.
+first, on phantoms at 32 x 32 in the window `hu_window`, with the paper's recipe but all patches and validation on
+patches. That takes tens of minutes on two cores.
 """
 
 if not __package__:

@@ -2,7 +2,7 @@
 
     python -m experiments.tutorials.export_onnx model.rdunet --output model.onnx
 
-In an environment of its own, made by `pip install rdunet-jax jax2onnx==0.17.1`: that version of jax2onnx, which carries
+In an environment of its own, made by `pip install . jax2onnx==0.17.1`: that version of jax2onnx, which carries
 the network, needs an older orbax-checkpoint than this package is pinned to. The program takes one window of stored grey
 values as float32 (depth, height, width) and gives its probabilities.
 """

@@ -171,7 +171,7 @@ def named_tracker(name: TrackerName, workdir: Path, run_name: str, settings: Map
         RunError: its package is not installed.
     """
     if find_spec(name) is None:
-        raise RunError(f"--tracker {name}: is not installed; install it with pip install 'rdunet-jax[{name}]'")
+        raise RunError(f"--tracker {name}: not installed; install the extra: pip install '.[{name}]'")
     return partial(NAMED[name], workdir / name, run_name, dict(_flat(settings)))
 
 

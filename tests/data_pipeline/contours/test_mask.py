@@ -229,6 +229,42 @@ def test_rejections_leave_the_others_alone(fields, why):
     assert account.polygon_volume_mm3 == pytest.approx(36)
 
 
+@pytest.mark.parametrize("finer", [2, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_contours_of_a_finer_reconstruction_do_not_cancel_each_other(finer, reverse):
+    """A body that tapers over 3 slices: its contours on the planes of the slices alone give the mask."""
+    contours = []
+    for step in range(-finer, finer + 1):
+        half = 4 - abs(step / finer)  # in pixels
+        square = np.array([(-half, -half), (-half, half), (half, half), (half, -half)]) + 6
+        plain = drawn(GEOMETRY, 1, square, step + finer, sop_instance_uid=None)
+        contours.append(Contour(**{**vars(plain), "points_mm": plain.points_mm + [0, 0, step / finer]}))
+    on_slices = [one for one in contours if (one.number - finer) % finer == 0]
+    expected, exact = mask_from_contours(on_slices, GEOMETRY)
+    mask, account = mask_from_contours(contours[::-1] if reverse else contours, GEOMETRY)
+    np.testing.assert_array_equal(mask, expected)
+    assert account.polygon_volume_mm3 == exact.polygon_volume_mm3 == pytest.approx(64 + 2 * 36)
+    why = "is between slices, and its slice has contours on a nearer plane"
+    assert {reason for _, reason in account.rejected} == {why} and account.used == 3
+
+
+def test_of_two_planes_equally_near_the_lower_one_is_used():
+    small = np.array(SQUARE) * 0.5 + 3
+    below, above = drawn(GEOMETRY, 1, SQUARE, 0), drawn(GEOMETRY, 1, small, 1)
+    both = [
+        Contour(**{**vars(one), "points_mm": one.points_mm + [0, 0, off]}) for one, off in ((above, 0.3), (below, -0.3))
+    ]
+    mask, account = mask_from_contours(both, GEOMETRY)
+    assert mask[1].sum() == mask.sum() == 36 and [number for number, _ in account.rejected] == [1]
+
+
+def test_a_hole_that_is_a_rounding_error_off_its_outline_stays_a_hole():
+    hole = drawn(GEOMETRY, 1, np.array(SQUARE) * 0.5 + 3, 1)
+    hole = Contour(**{**vars(hole), "points_mm": hole.points_mm + [0, 0, 0.05]})
+    mask, account = mask_from_contours([drawn(GEOMETRY, 1, SQUARE, 0), hole], GEOMETRY)
+    assert mask.sum() == 36 - 9 and account.used == 2
+
+
 def test_a_contour_over_the_border_is_cut():
     mask, account = mask_from_contours([drawn(GEOMETRY, 1, np.array(SQUARE) - [6, 0], 3)], GEOMETRY)
     assert mask.sum() == 18 and account.repaired == ((3, "cut at the border of the image"),)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rdunet_jax.errors import RunError
-from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training import stored_steps as stored_steps_module
+from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.stored_steps import CHECKSUMS, restore_best, stored_steps
 
 SCORES = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6}
