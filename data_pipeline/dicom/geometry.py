@@ -11,6 +11,8 @@ from data_pipeline.errors import InputError
 
 AFFINE_TOLERANCE = 0.1
 """Largest distance of a slice from the grid of an affine, as a fraction of the smallest voxel edge."""
+MISSING = 0.25
+"""Difference of a distance between slices from the median, as a fraction of it, that rounding does not explain."""
 FARTHEST_MM = 1e5
 """Largest coordinate accepted from a file. No scanner is larger; it keeps the arithmetic finite."""
 
@@ -66,8 +68,15 @@ class CTGeometry:
 
     @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between slices, rows and columns. Between slices: the median, along the normal."""
-        return (float(np.median(np.diff(self.distances_mm))), *self.pixel_spacing_mm)
+        """Distance between slices, rows and columns.
+
+        Between slices, along the normal: the mean, which the rounding of positions in a file does not change; the median
+        where a distance differs from it by more than `MISSING`, as where slices are missing.
+        """
+        gaps = np.diff(self.distances_mm)
+        median = float(np.median(gaps))
+        regular = bool((np.abs(gaps - median) <= MISSING * median).all())
+        return (float(gaps.mean()) if regular else median, *self.pixel_spacing_mm)
 
     @property
     def voxel_volume_mm3(self) -> float:

@@ -71,5 +71,5 @@ def mask_to_network_grid(
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
         share = _reduce(np.pad(mask[index], margins), shape)
         # 1e-4: a share of exactly one half may come out of float32 sums a few units in the last place off.
-        output[index] = share >= min(0.5, share.max()) - 1e-4
+        output[index] = (share > 0) & (share >= min(0.5, share.max()) - 1e-4)
     return output

@@ -88,7 +88,7 @@ class Resampling:
             raise InputError(
                 "the tumour is between the voxels of --spacing or outside the field of --image-size; give other values"
             )
-        return share >= min(0.5, most) - 1e-4  # as on the network's grid without resampling
+        return (share > 0) & (share >= min(0.5, most) - 1e-4)  # as on the network's grid without resampling
 
     def lost(self, mask: Bool[np.ndarray, "depth height width"]) -> float:
         """Fraction of a mask's voxels that are outside the field of the network's grid."""

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
+from data_pipeline.preprocessing.intensity import AIR_HU
 from data_pipeline.preprocessing.patient import prepare_hounsfield
 from rdunet_jax.config import PostprocessingConfig
 from rdunet_jax.errors import InputError
@@ -106,7 +107,7 @@ class Model:
 
         Args:
             volume_hu: Hounsfield units of any number of slices, in the order of their position, rows and columns as in
-                the DICOM files; whole numbers of any dtype.
+                the DICOM files; whole numbers of any dtype. Values below -1024 are padding, and are taken as air.
             spacing: millimetres between slices, rows and columns.
 
         Raises:
@@ -151,21 +152,19 @@ def _trained_on(path: Path) -> TrainedOn | None:
 
 
 def _hounsfield(volume: np.ndarray) -> np.ndarray:
-    """The volume as int16.
+    """The volume as int16; what is below air is padding and becomes air, as in every file that is read.
 
     Raises:
         InputError: it has another number of axes, no voxel, or values that are not whole numbers of int16.
     """
     if volume.ndim != 3 or not volume.size:
         raise InputError(f"volume_hu has the shape {volume.shape}, but must be (slices, rows, columns)")
-    if volume.dtype == np.int16:
-        return volume
     limits = np.iinfo(np.int16)
     if volume.dtype.kind not in "iuf" or not (limits.min <= volume.min() and volume.max() <= limits.max):
         raise InputError(f"volume_hu must hold Hounsfield units from {limits.min} to {limits.max}")
     if not (volume == np.rint(volume)).all():
         raise InputError("volume_hu must hold whole Hounsfield units; round them first")
-    return volume.astype(np.int16)
+    return np.maximum(volume, AIR_HU).astype(np.int16, copy=False)
 
 
 def load(

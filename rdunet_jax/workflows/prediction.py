@@ -173,18 +173,19 @@ def ct_grid_of(example: PatientExample) -> CTGrid:
 def ct_grid_of_volume(
     volume: CTVolume, image_size: ImageSize, with_hounsfield: bool, voxel_mm: VoxelSize | None = None
 ) -> CTGrid:
-    """The grid of a CT; the thickness of each slice is its own.
+    """The grid of a CT; the thickness of each slice is its own, unless the CT is resampled, as evenly spaced slices.
 
     Args:
         image_size: rows and columns of the network's grid, for the Hounsfield units.
         with_hounsfield: whether the lungs are to be found.
         voxel_mm: size of the voxels to which the CT is resampled, if it is.
     """
-    rows_mm, columns_mm = volume.geometry.pixel_spacing_mm
+    between_slices, rows_mm, columns_mm = volume.geometry.spacing_mm
+    thickness = slice_thickness_mm(volume.geometry)
     return CTGrid(
         *volume.hounsfield.shape[1:],
         pixel_mm=(rows_mm, columns_mm),
-        slice_mm=slice_thickness_mm(volume.geometry),
+        slice_mm=thickness if voxel_mm is None else np.full_like(thickness, between_slices),
         hounsfield=prepare_image(volume, "hu_window", image_size, voxel_mm) if with_hounsfield else None,
         voxel_mm=voxel_mm,
     )

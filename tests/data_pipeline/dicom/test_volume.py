@@ -1,5 +1,6 @@
 """CT series to volumes: order, geometry, doubles, several acquisitions, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data_pipeline.dicom.volume import read_chest_ct, read_volume
 from data_pipeline.errors import InputError
 from tests.data_pipeline.dicom.volumes import chest, volume_of
 from tests.data_pipeline.dicom_files import AXIAL, uid, write_series
-from tests.data_pipeline.shapes import random_geometry, rotation
+from tests.data_pipeline.shapes import plain_geometry, random_geometry, rotation
 
 ORIENTATIONS = {
     "axial": AXIAL,
@@ -111,6 +112,19 @@ def test_small_deviations_are_not_worth_a_note(tmp_path):
     write_series(tmp_path, positions=stack([0, 3.001, 5.999, 9.0]))
     volume = volume_of(tmp_path)
     assert not volume.notes and volume.geometry.affine_ras[2, 2] == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("true_mm", "depth"), [(1.25, 240), (0.75, 400), (0.65, 300), (4 / 3, 100)])
+def test_the_spacing_of_rounded_positions_is_that_of_the_whole_stack(true_mm: float, depth: int) -> None:
+    """An exporter that rounds to 0.1 mm gives gaps of two sizes; their median is up to 8% off."""
+    z = np.round(np.arange(depth) * true_mm, 1)
+    even = replace(
+        plain_geometry(depth), positions_mm=np.stack([0 * z, 0 * z, z], axis=1), pixel_spacing_mm=(0.8, 0.8)
+    )
+    assert even.spacing_mm[0] == pytest.approx(true_mm, abs=0.1 / (depth - 1))
+    gap = np.where(np.arange(depth) < depth // 2, 0, 10 * true_mm)
+    uneven = replace(even, positions_mm=np.stack([0 * z, 0 * z, z + gap], axis=1))
+    assert uneven.spacing_mm[0] == np.median(np.diff(uneven.distances_mm))
 
 
 def test_a_slice_stored_twice_is_dropped_once(tmp_path):

@@ -50,3 +50,10 @@ def test_mask_pixels_are_those_at_least_half_filled() -> None:
     mask[1, 30, 30] = True  # by a quarter, but the slice's only tumour
     grid = mask_to_network_grid(mask, 256)
     assert np.argwhere(grid).tolist() == [[0, 5, 5], [0, 10, 10], [1, 15, 15]]
+
+
+def test_a_tumour_of_one_voxel_never_fills_the_slice() -> None:
+    """It fills 1/16384 of a pixel, less than the tolerance for rounding."""
+    mask = np.zeros((1, 2048, 2048), bool)
+    mask[0, 700, 900] = True
+    assert np.argwhere(mask_to_network_grid(mask, 16)).tolist() == [[0, 700 // 128, 900 // 128]]

@@ -96,3 +96,11 @@ def test_a_thin_tumour_keeps_the_voxels_that_it_fills_most() -> None:
     corner[3, 0, 0] = True
     with pytest.raises(InputError, match="outside the field of --image-size"):
         Resampling.of(mask.shape, (3.0, 1.0, 1.0), (8, 8), (1.0, 1.0, 3.0)).mask(corner)
+
+
+def test_a_tumour_of_little_of_a_voxel_never_fills_the_grid() -> None:
+    """It fills 0.00004 of the voxel nearest to it, less than the tolerance for rounding."""
+    mask = np.zeros((2, 65, 65), bool)
+    mask[1, 43, 32] = True  # the grid's rows are at 32 - 10.00004, 32 and 32 + 10.00004
+    grid = Resampling.of(mask.shape, (1.0, 1.0, 1.0), (3, 3), (10.00004, 10.00004, 1.0)).mask(mask)
+    assert np.argwhere(grid).tolist() == [[1, 2, 1]]

@@ -41,9 +41,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), "hu_window", LUNGS)
+
+
+def make_run(workdir: Path, intensity: str, inference: rdunet_jax.InferenceConfig) -> Path:
     """A network as it was initialised, with larger weights of the last layer: its probabilities vary."""
-    workdir = tmp_path_factory.mktemp("run")
-    config = rdunet_jax.RunConfig(SMALL, rdunet_jax.TrainConfig(), LUNGS, "hu_window", 16)
+    config = rdunet_jax.RunConfig(SMALL, rdunet_jax.TrainConfig(), inference, intensity, 16)
     config.save(workdir)
     checkpoints = rdunet_jax.Checkpoints(workdir / "checkpoints")
     with jax.numpy_dtype_promotion("standard"):
@@ -56,6 +59,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ct(name: str) -> CTVolume:
     return read_chest_ct(discover(DUMMY / name).series[0])
+
+
+def test_padding_of_an_array_is_air_as_that_of_a_file(tmp_path: Path) -> None:
+    """`slice_minmax` scales a slice from its lowest value, which padding must not be."""
+    model = rdunet_jax.load(make_run(tmp_path, "slice_minmax", rdunet_jax.InferenceConfig()))
+    volume = ct("PHANTOM-002")
+    air, spacing = volume.hounsfield.copy(), volume.geometry.spacing_mm
+    air[:, :4, :4] = -1024
+    for dtype, padding in ((np.int16, -3024), (np.int32, -3024), (np.float32, -2000)):
+        padded = air.astype(dtype)
+        padded[:, :4, :4] = padding
+        np.testing.assert_array_equal(model.predict(padded, spacing), model.predict(air, spacing))
+        assert padded.min() == padding  # the caller's array is not changed
 
 
 @pytest.mark.slow
