@@ -67,8 +67,8 @@ def mask_from_contours(
 
     A contour belongs to the slice that it references if it is within half a slice spacing of it; else to the nearest
     slice within half a spacing. Where contours of one ROI on several planes come to the same slice, as of contours that
-    were drawn on a finer reconstruction, only those of the plane nearest to the slice are used. Vertices are rounded to 2^-20 of a pixel, so that those meant to be on a pixel centre
-    are.
+    were drawn on a finer reconstruction, only those of the plane nearest to the slice are used. Vertices are rounded to
+    2^-20 of a pixel, so that those meant to be on a pixel centre are.
 
     Args:
         contours: from `read_contours`.

@@ -70,8 +70,8 @@ class CTGeometry:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between slices, rows and columns.
 
-        Between slices, along the normal: the mean, which the rounding of positions in a file does not change; the median
-        where a distance differs from it by more than `MISSING`, as where slices are missing.
+        Between slices, along the normal: the mean, which the rounding of positions in a file does not change. It is the
+        median where a distance differs from that by more than `MISSING`, as where slices are missing.
         """
         gaps = np.diff(self.distances_mm)
         median = float(np.median(gaps))

@@ -8,8 +8,9 @@ import bz2
 import gzip
 import math
 import os
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,11 @@ _MET_BYTES = {
     4: "MET_INT, MET_UINT, MET_LONG, MET_ULONG, MET_FLOAT",
     8: "MET_LONG_LONG, MET_ULONG_LONG, MET_DOUBLE",
 }
+_MET_ORIGIN = {"offset", "position", "origin"}
+_NRRD_SPACES = {
+    *("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"),
+}
+"""Those that name the sides of a patient. In others, such as `scanner-xyz`, left and right are not known."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def check_declared(path: Path) -> Declared:
 
     Raises:
         InputError: the file is damaged or truncated, is no volume of three dimensions, declares more than `MOST_BYTES`,
-            holds more than it declares, or does not say how its axes are placed in the patient.
+            holds more than it declares, does not say how its axes are placed in the patient, or not in mm.
     """
     suffix = suffix_of(path)
     kind = KIND[suffix]
@@ -81,7 +87,8 @@ def check_declared(path: Path) -> Declared:
         ) from error
     if not declared.placed:
         raise InputError(
-            "does not say how its axes are placed in the patient (no qform, sform or space); export it again with them",
+            "does not say how its axes are placed in the patient (NIfTI: qform or sform; NRRD: a space of the patient "
+            "and space directions; MetaImage: ElementSpacing, TransformMatrix and Offset); export it again with them",
             path=path,
         )
     return declared
@@ -217,7 +224,15 @@ def _nrrd(path: Path) -> Declared:
         raise InputError("is a header with its voxels in another file; save it as one file (.nrrd, .mha)", path=path)
     packing = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}[fields["encoding"].lower()]
     shape = _without_ones([int(size) for size in fields["sizes"].split()])
-    return Declared(shape, _bytes_of(_NRRD_BYTES, fields["type"]), offset, packing, "space" in fields)
+    _check_units(re.findall('"([^"]*)"', fields.get("spaceunits", "")), path)
+    placed = fields.get("space", "").lower() in _NRRD_SPACES and fields.get("spacedirections", "").count("(") == 3
+    return Declared(shape, _bytes_of(_NRRD_BYTES, fields["type"]), offset, packing, placed and "spaceorigin" in fields)
+
+
+def _check_units(units: Iterable[str], path: Path) -> None:
+    """Refuse axes that are not in millimetres; readers of NRRD and MetaImage take them as if they were."""
+    if others := set(units) - {"mm"}:
+        raise InputError(f"its axes are in {', '.join(sorted(others)) or 'no unit'}; export it again in mm", path=path)
 
 
 def _metaimage(path: Path) -> Declared:
@@ -228,4 +243,7 @@ def _metaimage(path: Path) -> Declared:
     channels = int(fields.get("elementnumberofchannels", "1"))
     packing = "zlib" if fields.get("compresseddata", "").lower() in ("true", "1") else ""
     shape = _without_ones([int(size) for size in fields["dimsize"].split()] + ([channels] if channels > 1 else []))
-    return Declared(shape, _bytes_of(_MET_BYTES, fields["elementtype"]), offset, packing, True)
+    _check_units([unit] if (unit := fields.get("distanceunits", "")) else [], path)
+    needed = ({"elementspacing", "elementsize"}, {"transformmatrix", "rotation", "orientation"}, _MET_ORIGIN)
+    placed = all(fields.keys() & one for one in needed)
+    return Declared(shape, _bytes_of(_MET_BYTES, fields["elementtype"]), offset, packing, placed)

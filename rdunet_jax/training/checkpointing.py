@@ -75,7 +75,7 @@ class Checkpoints:
             texts: files by name that are saved with the state.
 
         Raises:
-            RunError: it could not be written; what was there before is kept.
+            RunError: it could not be written. The other checkpoints are kept; one that was to be replaced is lost.
         """
         with one_line(f"{self._folder}: a checkpoint cannot be written; make room, and the same command goes on"):
             if step in self._manager.all_steps():

@@ -9,15 +9,12 @@ from threading import Lock
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from data_pipeline.export.masks import MASK_FILES
 from data_pipeline.formats.scans import find_scans, opened_source
 from data_pipeline.preprocessing.patient import inputs_sha256
 from rdunet_jax.options import SegmentOptions
 from rdunet_jax.workflows.prediction import as_runs
 from rdunet_jax.workflows.segment_ct import (
-    PAGE,
-    PICTURE,
-    PROBABILITIES,
+    OUTPUTS,
     Session,
     is_full_disk,
     open_session,
@@ -122,7 +119,7 @@ def _segment_one(job: Job, session: Session) -> None:
         segment_ct(job.series, report, session, job.folder)
     except Exception as error:
         _take_failure(error, report, session)
-        for name in {*MASK_FILES.values(), PROBABILITIES, PICTURE, PAGE} - set(report.files.values()):
+        for name in OUTPUTS - set(report.files.values()):
             remove_earlier(job.folder / name)
         report.write(job.folder)
 

@@ -49,11 +49,14 @@ from rdunet_jax.workflows.segment_report import (
     CTFacts,
     CTReport,
     NetworkFacts,
+    is_of_another,
     lesion_table,
     reason_of,
 )
 
 PICTURE, PAGE, PROBABILITIES = "overview.png", "page.html", "probabilities.nii.gz"
+OUTPUTS = {*MASK_FILES.values(), PROBABILITIES, PICTURE, PAGE}
+"""Names of all files of a CT beside its report."""
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SEEN_IN_WORDS = {
     "trained": "the network was trained on this patient: its mask does not show the quality for new patients",
@@ -127,6 +130,9 @@ def segment_ct(series: Scan, report: CTReport, session: Session, folder: Path) -
     report.tumour_ml = round(volume_ml(prediction.mask, volume.geometry), 4)
     report.tumour_slices = int(prediction.mask.any(axis=(1, 2)).sum())
     report.lesions = measure_lesions(prediction.mask, volume.hounsfield, volume.geometry)
+    if is_of_another(folder, report):  # files of two CTs, or of two networks, must not mix
+        for name in OUTPUTS:
+            remove_earlier(folder / name)
     failed = _write_files(prediction, volume, series, report, session, folder, possible)
     report.status = "incomplete" if failed else "segmented"
     report.write(folder)

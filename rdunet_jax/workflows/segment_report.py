@@ -74,7 +74,7 @@ class CTFacts:
     rows: int
     columns: int
     spacing_mm: tuple[float, float, float]
-    """Between slices (the median), rows and columns."""
+    """Between slices, rows and columns."""
     hounsfield_range: tuple[int, int]
 
 
@@ -151,6 +151,18 @@ def stored_report(folder: Path, settings_sha256: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) and report.get("settings_sha256") == settings_sha256 else None
+
+
+def is_of_another(folder: Path, report: CTReport) -> bool:
+    """Whether the `report.json` of an earlier command in this folder is of another CT or network."""
+    try:
+        earlier = read_json(folder / REPORT)
+        ours = json.loads(json.dumps(report.to_json()["network"]))
+        return earlier["inputs_sha256"] != report.inputs_sha256 or earlier["network"] != ours
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or changed by hand
+        return True
 
 
 def is_done(folder: Path, settings_sha256: str, inputs_sha256: Callable[[], str]) -> bool:

@@ -238,7 +238,7 @@ def test_contours_of_a_finer_reconstruction_do_not_cancel_each_other(finer, reve
         half = 4 - abs(step / finer)  # in pixels
         square = np.array([(-half, -half), (-half, half), (half, half), (half, -half)]) + 6
         plain = drawn(GEOMETRY, 1, square, step + finer, sop_instance_uid=None)
-        contours.append(Contour(**{**vars(plain), "points_mm": plain.points_mm + [0, 0, step / finer]}))
+        contours.append(Contour(**{**vars(plain), "points_mm": plain.points_mm + np.array([0, 0, step / finer])}))
     on_slices = [one for one in contours if (one.number - finer) % finer == 0]
     expected, exact = mask_from_contours(on_slices, GEOMETRY)
     mask, account = mask_from_contours(contours[::-1] if reverse else contours, GEOMETRY)
@@ -252,7 +252,8 @@ def test_of_two_planes_equally_near_the_lower_one_is_used():
     small = np.array(SQUARE) * 0.5 + 3
     below, above = drawn(GEOMETRY, 1, SQUARE, 0), drawn(GEOMETRY, 1, small, 1)
     both = [
-        Contour(**{**vars(one), "points_mm": one.points_mm + [0, 0, off]}) for one, off in ((above, 0.3), (below, -0.3))
+        Contour(**{**vars(one), "points_mm": one.points_mm + np.array([0, 0, off])})
+        for one, off in ((above, 0.3), (below, -0.3))
     ]
     mask, account = mask_from_contours(both, GEOMETRY)
     assert mask[1].sum() == mask.sum() == 36 and [number for number, _ in account.rejected] == [1]
@@ -260,7 +261,7 @@ def test_of_two_planes_equally_near_the_lower_one_is_used():
 
 def test_a_hole_that_is_a_rounding_error_off_its_outline_stays_a_hole():
     hole = drawn(GEOMETRY, 1, np.array(SQUARE) * 0.5 + 3, 1)
-    hole = Contour(**{**vars(hole), "points_mm": hole.points_mm + [0, 0, 0.05]})
+    hole = Contour(**{**vars(hole), "points_mm": hole.points_mm + np.array([0, 0, 0.05])})
     mask, account = mask_from_contours([drawn(GEOMETRY, 1, SQUARE, 0), hole], GEOMETRY)
     assert mask.sum() == 36 - 9 and account.used == 2
 

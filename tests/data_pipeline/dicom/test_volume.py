@@ -118,9 +118,7 @@ def test_small_deviations_are_not_worth_a_note(tmp_path):
 def test_the_spacing_of_rounded_positions_is_that_of_the_whole_stack(true_mm: float, depth: int) -> None:
     """An exporter that rounds to 0.1 mm gives gaps of two sizes; their median is up to 8% off."""
     z = np.round(np.arange(depth) * true_mm, 1)
-    even = replace(
-        plain_geometry(depth), positions_mm=np.stack([0 * z, 0 * z, z], axis=1), pixel_spacing_mm=(0.8, 0.8)
-    )
+    even = replace(plain_geometry(depth), positions_mm=np.stack([0 * z, 0 * z, z], axis=1), pixel_spacing_mm=(0.8, 0.8))
     assert even.spacing_mm[0] == pytest.approx(true_mm, abs=0.1 / (depth - 1))
     gap = np.where(np.arange(depth) < depth // 2, 0, 10 * true_mm)
     uneven = replace(even, positions_mm=np.stack([0 * z, 0 * z, z + gap], axis=1))

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import re
 import resource
 import struct
 import time
@@ -89,7 +90,7 @@ def test_absurd_headers_are_refused_at_once(tmp_path: Path, suffix: str) -> None
         refused(nifti(tmp_path / f"{SECRET}{number}{suffix}", shape, b"\0" * 1000))
     assert "is truncated" in refused(nifti(tmp_path / f"short{suffix}", (20, 20, 20), b"\0" * 15_999))
     assert "more than its header" in refused(nifti(tmp_path / f"long{suffix}", (20, 20, 20), b"\0" * 2_000_000))
-    assert "no qform, sform or space" in refused(
+    assert "does not say how its axes are placed" in refused(
         nifti(tmp_path / f"lost{suffix}", (20, 20, 20), b"\0" * 16_000, code=0)
     )
     refused(nifti(tmp_path / f"rgb{suffix}", (20, 20, 20), b"\0" * 64_000, dtype=np.complex64))
@@ -148,3 +149,60 @@ def test_random_damage_is_one_error_and_nothing_on_the_terminal(tmp_path: Path, 
             except InputError as error:
                 assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
+
+
+NRRD_PLACES: dict[str, tuple[bytes, bytes]] = {
+    "no directions": (rb"space directions:.*\n", b""),
+    "no origin": (rb"space origin:.*\n", b""),
+    "a scanner's axes": (b"left-posterior-superior", b"scanner-xyz"),
+    "no patient's axes": (b"left-posterior-superior", b"3D-left-handed"),
+}
+MHA_PLACES: dict[str, tuple[bytes, bytes]] = {
+    "no spacing": (rb"ElementSpacing = .*\n", b""),
+    "no axes": (rb"TransformMatrix = .*\n", b""),
+    "no origin": (rb"Offset = .*\n", b""),
+}
+
+
+def changed(path: Path, pattern: bytes, replacement: bytes) -> Path:
+    content, count = re.subn(pattern, replacement, save(path, chest()).read_bytes(), count=1)
+    assert count
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("how", NRRD_PLACES)
+def test_a_nrrd_that_does_not_place_its_axes_is_refused(tmp_path: Path, how: str) -> None:
+    """Its readers take what is missing for 1 mm, the origin, and axes of a patient."""
+    assert "does not say how its axes are placed" in refused(changed(tmp_path / "a.nrrd", *NRRD_PLACES[how]))
+
+
+@pytest.mark.parametrize("how", MHA_PLACES)
+def test_a_metaimage_that_does_not_place_its_axes_is_refused(tmp_path: Path, how: str) -> None:
+    assert "does not say how its axes are placed" in refused(changed(tmp_path / "a.mha", *MHA_PLACES[how]))
+
+
+@pytest.mark.parametrize("space", [b"RAS", b"LPS", b"left-anterior-superior"])
+def test_spaces_of_a_patient_are_read(tmp_path: Path, space: bytes) -> None:
+    """Axes that run to the right instead of the left, or to the front instead of the back, mirror the image."""
+    path = changed(tmp_path / "a.nrrd", b"left-posterior-superior", space)
+    lps = save(tmp_path / "b.nrrd", chest())
+    read, plain = read_stored(path), read_stored(lps)
+    flips = tuple(axis for axis, mirrored in ((2, space == b"RAS"), (1, space != b"LPS")) if mirrored)
+    np.testing.assert_array_equal(np.flip(read.values, flips), plain.values)
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "units"),
+    [
+        ("a.nrrd", rb"(space directions:.*\n)", rb'\1space units: "cm" "cm" "cm"\n'),
+        ("a.mha", rb"(Offset = .*\n)", rb"\1DistanceUnits = um\n"),
+    ],
+)
+def test_axes_in_another_unit_are_refused(tmp_path: Path, name: str, after: bytes, units: bytes) -> None:
+    assert re.search("its axes are in (cm|um); export it again in mm", refused(changed(tmp_path / name, after, units)))
+
+
+def test_axes_said_to_be_in_millimetres_are_read(tmp_path: Path) -> None:
+    units = rb'\1space units: "mm" "mm" "mm"\n'
+    read_stored(changed(tmp_path / "a.nrrd", rb"(space directions:.*\n)", units))

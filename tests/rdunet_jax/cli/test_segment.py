@@ -291,6 +291,21 @@ def test_uneven_slices_without_a_dicom_format(segment, tmp_path: Path) -> None:
     assert any("no mask is written" in warning for warning in result.report()["warnings"])
 
 
+def test_files_of_another_ct_or_network_do_not_stay_and_those_of_the_same_do(segment, tmp_path: Path) -> None:
+    write_ct(tmp_path / "in")
+    assert segment("--format", "rtstruct", "--probabilities").status == 0
+    assert segment().files() == ["mask.nii.gz", "overview.png", "probabilities.nii.gz", "report.json", "rtstruct.dcm"]
+    write_ct(tmp_path / "other", patient=2, stored=TISSUE + 1)
+    assert segment(source=tmp_path / "other").files() == ["mask.nii.gz", "overview.png", "report.json"]
+    assert segment("--probabilities", source=tmp_path / "other").status == 0
+    changed = segment("--format", "rtstruct", "--dilation-diameter", 3, source=tmp_path / "other")
+    assert changed.files() == ["overview.png", "report.json", "rtstruct.dcm"]
+    (changed.output / "report.json").unlink()
+    own = changed.output / "mask.nii.gz"
+    own.write_bytes(b"a file of the user's own")
+    assert segment("--format", "rtstruct").status == 0 and own.read_bytes() == b"a file of the user's own"
+
+
 def test_a_seg_without_the_library_that_writes_it(segment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Python 3.14, for which a dependency of highdicom has no wheel."""
     monkeypatch.setattr("data_pipeline.export.dicom.find_spec", lambda name: None)
