@@ -37,7 +37,8 @@ class Segments:
         positions_mm: ImagePositionPatient of each plane, ascending along the normal.
         row_cosine, column_cosine: directions in which the column and the row index grow.
         pixel_spacing_mm: distance between rows, between columns.
-        thickness_mm: of a plane.
+        thickness_mm: of a plane: SpacingBetweenSlices; without it, what fits SliceThickness and the planes.
+        is_spaced: whether the file gives SpacingBetweenSlices.
         frame_of_reference_uid: empty if the file gives none.
     """
 
@@ -48,6 +49,7 @@ class Segments:
     column_cosine: Float64[np.ndarray, "3"]
     pixel_spacing_mm: tuple[float, float]
     thickness_mm: float
+    is_spaced: bool
     frame_of_reference_uid: str
 
     def on_grid(self, geometry: CTGeometry) -> tuple[Bool[np.ndarray, "depth height width"], tuple[str, ...]]:
@@ -64,9 +66,10 @@ class Segments:
                 "the SEG is in another frame of reference than its CT; export it again for this CT", path=self.path
             )
         mask = np.zeros(geometry.shape, bool)
+        thickness = self._thickness_on(geometry)
         same = np.allclose(self.pixel_spacing_mm, geometry.pixel_spacing_mm, rtol=1e-3)
         for index in range(len(mask)):
-            mask[index], on_grid = self._slice(geometry, index)
+            mask[index], on_grid = self._slice(geometry, index, thickness)
             same = same and on_grid
         if not mask.any():
             raise InputError(
@@ -74,7 +77,20 @@ class Segments:
             )
         return mask, () if same else ("the SEG is on another grid; it was resampled to the nearest neighbour",)
 
-    def _slice(self, geometry: CTGeometry, index: int) -> tuple[Bool[np.ndarray, "height width"], bool]:
+    def _thickness_on(self, geometry: CTGeometry) -> float:
+        """Thickness of a plane, mm. SliceThickness may be larger than the distance of slices, as where they overlap: a
+        plane that is a slice of the CT must not reach into the next one."""
+        step = geometry.spacing_mm[0]
+        heights = self.positions_mm @ geometry.normal
+        next_one = np.searchsorted(geometry.distances_mm, heights).clip(1, len(geometry.distances_mm) - 1)
+        off = np.abs(geometry.distances_mm[[next_one - 1, next_one]] - heights).min(axis=0)
+        parallel = abs(np.cross(self.row_cosine, self.column_cosine) @ geometry.normal) > 1 - SAME_DIRECTION
+        are_slices = parallel and off.max() <= AFFINE_TOLERANCE * step
+        return min(self.thickness_mm, step) if are_slices and not self.is_spaced else self.thickness_mm
+
+    def _slice(
+        self, geometry: CTGeometry, index: int, thickness: float
+    ) -> tuple[Bool[np.ndarray, "height width"], bool]:
         """One slice of the mask, and whether its voxels coincide with those of the segmentation."""
         _, height, width = geometry.shape
         down, right = (
@@ -92,7 +108,7 @@ class Segments:
         here = along(normal)
         nearest = np.searchsorted((heights[1:] + heights[:-1]) / 2, here)
         off = np.abs(heights[nearest] - here)
-        inside = off <= self.thickness_mm / 2 * (1 + 1e-6)
+        inside = off <= thickness / 2 * (1 + 1e-6)
         if not inside.any():
             return np.zeros((height, width), bool), True
         place = []
@@ -102,7 +118,7 @@ class Segments:
         for one, size in zip(whole, self.planes.shape[1:], strict=True):
             inside &= (one >= 0) & (one < size)
         rows, columns = (np.where(inside, one, 0) for one in whole)
-        coincide = off[inside].max(initial=0) <= AFFINE_TOLERANCE * self.thickness_mm and all(
+        coincide = off[inside].max(initial=0) <= AFFINE_TOLERANCE * thickness and all(
             np.abs(one - rounded)[inside].max(initial=0) <= AFFINE_TOLERANCE
             for one, rounded in zip(place, whole, strict=True)
         )
@@ -170,7 +186,7 @@ def _segments(path: Path, dataset: Dataset, chosen: set[int]) -> Segments:
         raise UnusableImageError(f"it describes {len(frames)} frames and holds {len(pixels)}")
     kind = str(dataset.SegmentationType)
     places: dict[float, tuple[np.ndarray, np.ndarray]] = {}
-    orientation, spacing, thickness = _plane_of(frames[0], shared)
+    orientation, spacing, measured = _plane_of(frames[0], shared)
     normal = np.cross(orientation[:3], orientation[3:])
     for frame, values in zip(frames, pixels, strict=True):
         if (
@@ -196,8 +212,8 @@ def _segments(path: Path, dataset: Dataset, chosen: set[int]) -> Segments:
     if not places:
         raise UnusableImageError("the segment has no frame")
     heights = sorted(places)
-    gap = float(np.diff(heights).min(initial=np.inf))
-    thickness = thickness[0] if thickness[0] > 0 else min(gap, thickness[1] if thickness[1] > 0 else np.inf)
+    gap, (between, thick) = float(np.diff(heights).min(initial=np.inf)), measured
+    thickness = between if between > 0 else min(gap, thick if thick > 0 else np.inf)
     return Segments(
         path,
         planes=np.stack([places[height][1] for height in heights]),
@@ -206,6 +222,7 @@ def _segments(path: Path, dataset: Dataset, chosen: set[int]) -> Segments:
         column_cosine=orientation[3:],
         pixel_spacing_mm=(float(spacing[0]), float(spacing[1])),
         thickness_mm=thickness if np.isfinite(thickness) else float(max(spacing)),
+        is_spaced=between > 0,
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
     )
 

@@ -28,7 +28,7 @@ def planned_bytes(case: Case, **changes: Any) -> int:
 def kept_bytes(case: Case, **changes: Any) -> float:
     """Bytes that the forward pass keeps for the backward pass, without the weights.
 
-    Rematerialization shows here but not in the plan for a CPU, where XLA merges the repeated computations again.
+    Rematerialisation shows here but not in the plan for a CPU, where XLA merges the repeated computations again.
     """
     config = model_config("keras", **case.network(), **changes)
     return summarise(config, case.size, case.size, batch=case.batch).activation_mb * 1e6

@@ -106,9 +106,9 @@ def cells(summary: Summary) -> tuple[str, ...]:
 
 def together(summaries: Sequence[Summary]) -> Summary:
     """All seeds: the means of their means, where defined, and the sums of what is counted."""
-    means = {name: [one[name] for one in summaries if one[name] is not None] for name in MEANS}
+    defined = {name: [value for one in summaries if (value := one[name]) is not None] for name in MEANS}
     counts = {name: sum(int(one[name] or 0) for one in summaries) for name in COUNTS}
-    return counts | {name: statistics.mean(map(float, values)) if values else None for name, values in means.items()}
+    return counts | {name: statistics.mean(values) if values else None for name, values in defined.items()}
 
 
 MEANS = ("mean_volumetric_dice", "mean_dice_tumour_slices", "mean_volumetric_hd95_mm")

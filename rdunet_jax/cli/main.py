@@ -105,8 +105,6 @@ def train(
     from rdunet_jax.parallel import initialize
     from rdunet_jax.workflows.train import train_network
 
-    if inference.threshold == "histogram":
-        raise InputError("--threshold histogram: training needs a number; `evaluate` takes it on whole patients")
     initialize(hosts)
     data = Dataset(data_dir, dataset, fold)
     train_network(data, workdir, network, training, inference, console, other_dataset, init_from, tracker)

@@ -20,6 +20,8 @@ class ChosenPostprocessing:
     postprocessing: PostprocessingConfig
     step: Annotated[int, Range(0, 1_000_000_000)]
     """Of the checkpoint whose probabilities were scored."""
+    weights_sha256: Digest
+    """Of its weights, as `TrainedNetwork.weights_sha256`."""
     dataset_sha256: Digest
     patients: tuple[str, ...]
     """Names (pseudonyms) of the patients that it was chosen on."""
@@ -32,14 +34,14 @@ class ChosenPostprocessing:
         write_checked(workdir / FILE, asdict(self))
 
     @classmethod
-    def load(cls, workdir: Path, step: int) -> "ChosenPostprocessing":
+    def load(cls, workdir: Path, weights_sha256: str) -> "ChosenPostprocessing":
         """The choice stored in a run.
 
         Args:
-            step: of the checkpoint that it is to be used with.
+            weights_sha256: of the network that it is to be used with.
 
         Raises:
-            RunError: there is none, it is damaged, or it was made with another checkpoint.
+            RunError: there is none, it is damaged, or it was made with other weights.
         """
         again = f"run `rdunet choose-postprocessing --workdir {workdir}` with its --data-dir"
         path = workdir / FILE
@@ -49,19 +51,20 @@ class ChosenPostprocessing:
             raise RunError(f"{workdir}: no post-processing was chosen for this run yet; {again}") from None
         except (DamagedError, InputError) as error:
             raise RunError(f"{path}: damaged ({error}); {again}") from error
-        if chosen.step != step:
-            raise RunError(f"{path}: was chosen with the network of step {chosen.step}, not {step}; {again} again")
+        if chosen.weights_sha256 != weights_sha256:
+            raise RunError(f"{path}: was chosen with other weights, those of step {chosen.step}; {again} again")
         return chosen
 
 
-def patients_chosen_on(workdirs: Sequence[Path], steps: Sequence[int]) -> set[str]:
+def patients_chosen_on(workdirs: Sequence[Path], weights_sha256: Sequence[str]) -> set[str]:
     """Names of the patients on whom the post-processing of runs was chosen; a model file names none.
 
     Args:
-        steps: of the checkpoint of each run.
+        weights_sha256: of the network of each run.
 
     Raises:
         RunError: none was chosen for a run, or it cannot be used.
     """
-    chosen = zip(workdirs, steps, strict=True)
-    return {name for run, step in chosen if not run.is_file() for name in ChosenPostprocessing.load(run, step).patients}
+    chosen = zip(workdirs, weights_sha256, strict=True)
+    used = [ChosenPostprocessing.load(run, sha256) for run, sha256 in chosen if not run.is_file()]
+    return {name for one in used for name in one.patients}

@@ -82,7 +82,7 @@ def choose(data: Dataset, workdir: Path, console: Console, allow_seen: bool = Fa
     names = data.patient_names("validation")
     path = workdir / "evaluation" / "validation" / "postprocessing.csv"
     _report(scores, len(names), path, console)
-    ChosenPostprocessing(best, network.step, data.dataset_sha256, tuple(names)).save(workdir)
+    ChosenPostprocessing(best, network.step, network.weights_sha256, data.dataset_sha256, tuple(names)).save(workdir)
     if not with_lungs:
         console.print(
             f"--lungs-only is not among the choices: the data set holds {data.intensity} grey values, and it needs "

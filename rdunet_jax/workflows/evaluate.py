@@ -136,8 +136,8 @@ def _seen_patients(
     Raises:
         InputError: they have seen some, and the options do not allow it.
     """
-    chosen_at = [one.step for one in network.members] if options.chosen_postprocessing else []
-    seen = SeenPatients.of(data, workdirs, options.split, chosen_at)
+    chosen_with = [one.weights_sha256 for one in network.members] if options.chosen_postprocessing else []
+    seen = SeenPatients.of(data, workdirs, options.split, chosen_with)
     if not options.allow_seen:
         seen.refuse(workdirs, "trained", "selected")
     return seen
@@ -152,6 +152,7 @@ def _settings(
         "protocol": options.protocol,
         "step": network.members[0].step if len(network.members) == 1 else None,
         "best": all(one.is_best for one in network.members),
+        "weights_sha256": network.members[0].weights_sha256 if len(network.members) == 1 else None,
         "runs": run_facts(network) if len(network.members) > 1 else [],
         **asdict(network.config.inference),
         **asdict(postprocessing),

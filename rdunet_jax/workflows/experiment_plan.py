@@ -1,14 +1,14 @@
 """The folders of an experiment's networks and scores, and what is done of them.
 
-Each network has a folder `runs/NETWORK-DIGEST/seed-SEED` of the output. The digest is of all its settings and of the
-data set: so variants that differ in scoring alone share a network, as do files with the same output, and a setting that
-changes begins a new run.
+Each network has a folder `runs/NETWORK-DIGEST/seed-SEED` of the output. The digest is of all its settings, of the
+weights that it begins with and of the data set: so variants that differ in scoring alone share a network, as do files
+with the same output, and a setting that changes begins a new run.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from rich.console import Console
 
 from data_pipeline.loading import Dataset
 from data_pipeline.privacy import safe_name
-from rdunet_jax.config import Protocol
+from rdunet_jax.config import ModelConfig, Protocol
 from rdunet_jax.options import EvaluateOptions
+from rdunet_jax.runs.initial_weights import Source
 from rdunet_jax.runs.plugins import plugins_of
 from rdunet_jax.runs.workdir import RunConfig
 from rdunet_jax.workflows.evaluate import evaluation_folder
@@ -75,7 +76,10 @@ class Plan:
         """The folder of a training's runs."""
         data = [self.data.dataset_sha256, self.data.split_sha256, self.data.folds_sha256]
         plugins = [one.sha256 for one in plugins_of(training.network, training.recipe, self.data.intensity)]
-        content = json.dumps([changed_fields(training), data, plugins], sort_keys=True, default=str)
+        settings = changed_fields(training)
+        if training.init_from is not None:
+            settings["init_from"] = _sha256_of_source(training.init_from, training.network)
+        content = json.dumps([settings, data, plugins], sort_keys=True, default=str)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         return self.experiment.output / "runs" / f"{safe_name(training.network.name)}-{digest}"
 
@@ -148,6 +152,12 @@ def _scores_folder(workdir: Path, options: EvaluateOptions) -> Path:
     if not changed:
         return folder
     return folder.with_name(f"{folder.name}-{hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]}")
+
+
+@lru_cache
+def _sha256_of_source(init_from: Path, network: ModelConfig) -> str:
+    """SHA-256 of the weights that a training begins with: its path would not show that they have changed."""
+    return Source.load(init_from, network).sha256
 
 
 def changed_fields(settings: Any) -> dict[str, Any]:

@@ -67,18 +67,18 @@ def model_of_run(workdir: Path) -> ModelFile:
     """
     network = load_trained(workdir)
     if (workdir / chosen_postprocessing.FILE).exists():
-        chosen = ChosenPostprocessing.load(workdir, network.step)
+        chosen = ChosenPostprocessing.load(workdir, network.weights_sha256)
         network = replace(network, chosen=chosen.postprocessing)
     evaluations = tuple(_evaluations(workdir, network))
     return ModelFile(network, describe(network, TrainingData.load(workdir), evaluations))
 
 
 def _evaluations(workdir: Path, network: TrainedNetwork) -> Iterator[Evaluation]:
-    """The scores of this checkpoint of the run alone."""
+    """The scores of this network alone."""
     for path in sorted((workdir / "evaluation").glob("*/summary.json")):
         try:
             summary = read_checked(path)
-            if summary["step"] == network.step and not summary["runs"]:
+            if summary["weights_sha256"] == network.weights_sha256:
                 yield _evaluation(summary)
         except (DamagedError, InputError, KeyError, TypeError, AttributeError) as error:
             raise RunError(

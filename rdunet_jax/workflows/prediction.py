@@ -146,7 +146,7 @@ def postprocessing_of(
 
 def _chosen_for(workdir: Path, network: TrainedNetwork) -> PostprocessingConfig:
     if not workdir.is_file():
-        return ChosenPostprocessing.load(workdir, network.step).postprocessing
+        return ChosenPostprocessing.load(workdir, network.weights_sha256).postprocessing
     if network.chosen is None:
         raise RunError("holds no chosen post-processing; leave --chosen-postprocessing out", path=workdir)
     return network.chosen

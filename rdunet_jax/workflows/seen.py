@@ -43,13 +43,13 @@ class SeenPatients:
 
     @classmethod
     def of(
-        cls, data: Dataset, workdirs: Sequence[Path], split: SplitName, chosen_at: Sequence[int] = ()
+        cls, data: Dataset, workdirs: Sequence[Path], split: SplitName, chosen_with: Sequence[str] = ()
     ) -> "SeenPatients":
         """Looks up the patients of a split in the records of runs.
 
         Args:
-            chosen_at: step of each network, if its chosen post-processing is used: then the patients on which that was
-                chosen count as selected on.
+            chosen_with: SHA-256 of the weights of each network, if its chosen post-processing is used: then the
+                patients on which that was chosen count as selected on.
 
         Raises:
             RunError: a record is damaged.
@@ -57,7 +57,7 @@ class SeenPatients:
         patients = data.fingerprints(split)
         each = [TrainingData.load(workdir) for workdir in workdirs]
         trained = TrainingData.load_all(workdirs)
-        chosen = patients_chosen_on(workdirs, chosen_at) if chosen_at else set()
+        chosen = patients_chosen_on(workdirs, chosen_with) if chosen_with else set()
         uses: dict[str, Use] = {name: "selected" for name in patients if name in chosen}
         renamed: set[str] = set()
         if trained:

@@ -54,7 +54,7 @@ class RunPatients:
         """
         chosen: set[str] = set()
         if options.chosen_postprocessing:
-            chosen = patients_chosen_on(workdirs, [member.step for member in network.members])
+            chosen = patients_chosen_on(workdirs, [member.weights_sha256 for member in network.members])
         return cls(TrainingData.load_all(workdirs), frozenset(chosen))
 
     def seen(self, patient_id: str, key: bytes | None) -> Seen:

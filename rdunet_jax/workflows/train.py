@@ -67,6 +67,8 @@ def train_network(
     """
     if console is None or not is_first():
         console = Console(quiet=True)
+    if inference.threshold == "histogram":
+        raise InputError("threshold histogram: training needs a number; `evaluate` takes it on whole patients")
     data = as_dataset(data)
     run = RunConfig(config_of(network), recipe, inference, data.intensity, data.image_size, data.fold, data.voxel_mm)
     require_hounsfield(data, inference)

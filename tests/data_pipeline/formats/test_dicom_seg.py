@@ -100,6 +100,23 @@ def test_another_grid_is_resampled_to_the_nearest_neighbour(tmp_path: Path, ct) 
     np.testing.assert_array_equal(got.ravel()[safe], expected[safe])
 
 
+@pytest.mark.parametrize("slices", [[5], [2, 4], [2, 6], [3, 4]])
+def test_a_thickness_above_the_distance_of_slices_reaches_no_other_slice(tmp_path: Path, ct, slices: list) -> None:
+    """Slices of 6 mm that overlap by half, in a file that gives SliceThickness alone and no empty frames."""
+    volume, series = ct
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[slices, 5:9, 5:9] = 1
+    path = write_seg(tmp_path / "seg.dcm", volume, series.files, {"GTV-1": mask})
+    stored = pydicom.dcmread(path)
+    measures = stored.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    del measures.SpacingBetweenSlices
+    measures.SliceThickness = 6
+    stored.save_as(path)
+    got, notes = read_segments(path).on_grid(volume.geometry)
+    np.testing.assert_array_equal(got, mask)
+    assert notes == ()
+
+
 def test_what_cannot_be_placed_is_refused(tmp_path: Path, ct) -> None:
     volume, series = ct
     mask = {"GTV-1": random_mask(1).astype(np.uint8)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,12 +20,16 @@ import pytest
 import yaml
 
 from data_pipeline.loading import Dataset
+from rdunet_jax.checked_json import write_checked
+from rdunet_jax.config import InferenceConfig
 from rdunet_jax.networks.keras_weights import load_keras_weights
 from rdunet_jax.runs.initial_weights import Source
 from rdunet_jax.runs.model_file import load_model
 from rdunet_jax.runs.tensor_file import MOST_BYTES
 from rdunet_jax.runs.workdir import load_trained
+from rdunet_jax.scoring.labels import LABELS
 from rdunet_jax.workflows import model_source
+from rdunet_jax.workflows.export_model import model_of_run
 from tests.data_pipeline.dicom_files import write_series
 from tests.rdunet_jax.command import Command, one_line
 from tests.rdunet_jax.runs.model_files import CHOSEN, make_run
@@ -233,6 +238,16 @@ def test_scores_of_a_run_are_in_its_file_which_scores_the_same(run: Path, tmp_pa
     assert result.status == 0 and "It is not recorded which patients this network was trained on." in result.out
     own, again = (folder / "evaluation" / "test" / "slices.csv" for folder in (run, tmp_path / "scores"))
     assert own.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_scores_of_other_weights_are_not_those_of_the_file(run: Path, tmp_path: Path) -> None:
+    """The checkpoints of a run were removed and it was trained again: its step is the same, its scores are not."""
+    summary = {name: None for name in (*LABELS, "protocol", "dataset_sha256")} | asdict(InferenceConfig())
+    summary |= {"split": "test", "step": 3, "runs": [], "weights_sha256": "0" * 64}
+    other = Path(shutil.copytree(run, tmp_path / "again"))
+    write_checked(other / "evaluation" / "test" / "summary.json", summary)
+    assert model_of_run(other).description.evaluations == ()
 
 
 RESTRICTED = """

@@ -30,7 +30,7 @@ from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
 from rdunet_jax.runs.training_data import DataIdentity, TrainingData
-from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 from tests.data_pipeline.dicom_files import write_series
@@ -136,7 +136,7 @@ def test_a_zip_file_and_a_chosen_postprocessing(segment, trained: Path, tmp_path
     assert segment("--chosen-postprocessing", source=tmp_path / "in.zip").status == 2  # none was chosen
     workdir = trained_on(trained, tmp_path / "chosen", ["OTHER"])
     chosen = PostprocessingConfig(0.0, 3, "square")
-    ChosenPostprocessing(chosen, 1, "0" * 64, ("PATIENT-1",)).save(workdir)
+    ChosenPostprocessing(chosen, 1, load_trained(workdir).weights_sha256, "0" * 64, ("PATIENT-1",)).save(workdir)
     result = segment("--chosen-postprocessing", source=tmp_path / "in.zip", workdir=workdir)
     assert result.status == 0 and "mask.nii.gz" in result.files()
     report = result.report()

@@ -13,7 +13,7 @@ from rdunet_jax.config import ImageSize, InferenceConfig, PostprocessingConfig, 
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
 from rdunet_jax.runs.training_data import DataIdentity, TrainingData
-from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 
@@ -48,7 +48,8 @@ def make_run(
     checkpoints.save(3, state.replace(params={**state.params, "logits": scaled}))
     checkpoints.close()
     DATA.save(workdir)
-    ChosenPostprocessing(CHOSEN, 3, "d" * 64, ("CANARY-CHOSEN",)).save(workdir)
+    weights = load_trained(workdir).weights_sha256
+    ChosenPostprocessing(CHOSEN, 3, weights, "d" * 64, ("CANARY-CHOSEN",)).save(workdir)
     return workdir
 
 

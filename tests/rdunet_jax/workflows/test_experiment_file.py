@@ -1,15 +1,21 @@
 """Experiments as files: what a file gives, and the one line for one that cannot be used."""
 
+import shutil
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rdunet_jax.config import RECIPES
+from rdunet_jax.config import RECIPES, InferenceConfig, TrainConfig
 from rdunet_jax.errors import InputError
+from rdunet_jax.networks.models import model_config
 from rdunet_jax.networks.named import MODELS
 from rdunet_jax.options import ExperimentOptions
-from rdunet_jax.workflows.experiment_file import Experiment, read_experiment
+from rdunet_jax.workflows.experiment_file import Experiment, Training, read_experiment
+from rdunet_jax.workflows.experiment_plan import Plan
 from tests.rdunet_jax.command import one_line
+from tests.rdunet_jax.runs.model_files import make_run
 
 MANY = list(range(1, 102))
 FULL = """
@@ -154,3 +160,18 @@ def test_a_file_names_its_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read(tmp_path, text)
     found = read(tmp_path, f'plugins = ["{tmp_path / "one.py"}"]\n{text}')
     assert found.variants[0].training.recipe.loss == "zero" and found.plugins == (str(tmp_path / "one.py"),)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_an_experiment_knows_the_weights_that_it_begins_with(tmp_path: Path) -> None:
+    """By their content: the same weights under another name are the same run, others under the same name are not."""
+
+    def digest(source: Path) -> str:
+        experiment = Experiment(**{**dict.fromkeys(one.name for one in fields(Experiment)), "output": tmp_path})
+        training = Training(model_config("tiny"), TrainConfig(), InferenceConfig(), source)
+        data = SimpleNamespace(dataset_sha256="", split_sha256="", folds_sha256=(), intensity="hu_window")
+        return Plan(experiment, data).folder(training).name  # type: ignore[arg-type]
+
+    run = make_run(tmp_path / "run")
+    copy, other = shutil.copytree(run, tmp_path / "copy"), make_run(tmp_path / "other", logits=2.0)
+    assert digest(Path(copy)) == digest(run) != digest(other)

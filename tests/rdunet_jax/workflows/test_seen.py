@@ -19,7 +19,7 @@ from rdunet_jax.inference.sliding_window import SlidingWindow
 from rdunet_jax.networks.models import create_model, model_config
 from rdunet_jax.runs.chosen_postprocessing import ChosenPostprocessing
 from rdunet_jax.runs.training_data import TrainingData
-from rdunet_jax.runs.workdir import RunConfig
+from rdunet_jax.runs.workdir import RunConfig, load_trained
 from rdunet_jax.training.checkpointing import Checkpoints
 from rdunet_jax.training.step import create_state
 from rdunet_jax.workflows import stored_probabilities
@@ -167,16 +167,16 @@ def test_a_choice_is_printed_as_flags_and_used_when_asked_for(rdunet, workdir: P
     (workdir / "training_data.json").unlink()
     one_line(rdunet("evaluate", "--split", "validation", "--chosen-postprocessing"), "--allow-seen")
 
-    stored = workdir / "postprocessing.json"
-    stored.write_text(stored.read_text().replace('"step": 1', '"step": 2'))
-    one_line(rdunet("evaluate", "--chosen-postprocessing"), str(stored), "choose-postprocessing")
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "0" * 64, "a" * 64, ()).save(workdir)  # of a network retrained
+    says = f"{workdir / 'postprocessing.json'}: was chosen with other weights, those of step 1; run `rdunet choose"
+    one_line(rdunet("evaluate", "--chosen-postprocessing"), says)
 
 
 def test_segment_uses_a_choice_when_asked_for(rdunet, workdir: Path, tmp_path: Path) -> None:
     segment = ("segment", DUMMY / "PHANTOM-001", "--output")
     one_line(rdunet(*segment, tmp_path / "none", "--chosen-postprocessing"), "choose-postprocessing")
     choice = PostprocessingConfig(0.3, 9, "square")
-    ChosenPostprocessing(choice, 1, "a" * 64, ("P-1",)).save(workdir)
+    ChosenPostprocessing(choice, 1, load_trained(workdir).weights_sha256, "a" * 64, ("P-1",)).save(workdir)
     status, out, _ = rdunet(*segment, tmp_path / "chosen", "--chosen-postprocessing")
     assert status == 0 and "threshold 0.3, dilated by a square of 9 pixels" in out
     status, out, _ = rdunet(*segment, tmp_path / "flags", "--chosen-postprocessing", "--threshold", "histogram")
@@ -187,7 +187,7 @@ def test_segment_uses_a_choice_when_asked_for(rdunet, workdir: Path, tmp_path: P
 
 @pytest.mark.parametrize("damage", ['"threshold": 0.3', '"threshold"', "}"])
 def test_a_damaged_choice_is_one_line(damage: str, rdunet, workdir: Path) -> None:
-    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a" * 64, ()).save(workdir)
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, load_trained(workdir).weights_sha256, "a" * 64, ()).save(workdir)
     path = workdir / "postprocessing.json"
     assert damage in path.read_text()
     path.write_text(path.read_text().replace(damage, '"threshold": 0.9' if "0.3" in damage else ""))
@@ -278,7 +278,7 @@ def change(path: Path, keys: tuple[str | int, ...], value: object) -> None:
     ("postprocessing.json", ("patients",), None, "patients is None"),
 ])  # fmt: skip
 def test_every_field_of_a_runs_files_has_a_range(file, keys, value, says, rdunet, workdir: Path) -> None:
-    ChosenPostprocessing(PostprocessingConfig(0.3), 1, "a" * 64, ()).save(workdir)
+    ChosenPostprocessing(PostprocessingConfig(0.3), 1, load_trained(workdir).weights_sha256, "a" * 64, ()).save(workdir)
     change(workdir / file, keys, value)
     one_line(rdunet("evaluate", "--chosen-postprocessing"), f"{workdir / file}: ", says)
 

@@ -16,12 +16,15 @@ from rich.console import Console
 from data_pipeline.loading import Dataset
 from data_pipeline.settings import DatasetSettings, PrepareOptions, Sampling
 from data_pipeline.splits import split_sha256
-from rdunet_jax.config import InferenceConfig
+from rdunet_jax.config import InferenceConfig, TrainConfig
+from rdunet_jax.errors import InputError
 from rdunet_jax.files import locked
+from rdunet_jax.networks.models import model_config
 from rdunet_jax.runs.training_data import TrainingData
 from rdunet_jax.training import loop, trackers
 from rdunet_jax.training.history import StepRow, read_rows
 from rdunet_jax.workflows.prepare import prepare_source
+from rdunet_jax.workflows.train import train_network
 from rdunet_jax.workflows.validation import Validator
 from tests.rdunet_jax.command import Command, one_line
 
@@ -101,6 +104,16 @@ def test_selection_share_and_depth_are_settings_of_the_run(rdunet, data: Path, t
     train = (*train, "--workdir", tmp_path / "resumed", "--epochs", 2)
     one_line(rdunet(*train, *chosen[2:]), "train.selection all (now tumour_run)", "another --workdir")
     one_line(rdunet(*train, *chosen[:2], *chosen[4:]), "train.tumour_free_share 0.25 (now None)")
+
+
+def test_training_takes_no_threshold_of_each_patient(rdunet, data: Path, tmp_path: Path) -> None:
+    says = "threshold histogram: training needs a number"
+    train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT)
+    one_line(rdunet(*train, "--threshold", "histogram"), says)
+    with pytest.raises(InputError, match=says):
+        recipe, inference = TrainConfig(batch_size=1, epochs=1), InferenceConfig(threshold="histogram")
+        train_network(Dataset(data), tmp_path / "run", model_config("tiny"), recipe, inference)
+    assert not (tmp_path / "run").exists()
 
 
 def test_too_few_patches_of_a_selection_are_one_line(rdunet, data: Path, tmp_path: Path) -> None:
