@@ -40,7 +40,7 @@ AMERICAN = (
     r"gray",
     r"(normal|summar|raster|minim|maxim|recogn|anonym|pseudonym|organ|general|visual)iz(e|es|ed|er|ers|ing|ation)",
     r"(neighb|fav|behavi)ors?",
-    r"(milli|centi)?meters?",
+    r"(milli|centi)meters",
     r"rematerializ\w+",
     r"(label|model|cancel|travel)(ed|ing)",
     r"licensed? (text|notice)",

@@ -66,9 +66,8 @@ def mask_from_contours(
     Several ROIs are merged.
 
     A contour belongs to the slice that it references if it is within half a slice spacing of it; else to the nearest
-    slice within half a spacing. Where contours of one ROI on several planes come to the same slice, as of contours that
-    were drawn on a finer reconstruction, only those of the plane nearest to the slice are used. Vertices are rounded to
-    2^-20 of a pixel, so that those meant to be on a pixel centre are.
+    slice within half a spacing. Of contours of one ROI that come to a slice from several planes, drawn on a finer
+    reconstruction, those on the nearest plane are used. Vertices are rounded to 2^-20 of a pixel, for pixel centres.
 
     Args:
         contours: from `read_contours`.
