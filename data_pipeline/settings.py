@@ -17,7 +17,6 @@ Intensity = Annotated[str, NameIn(INTENSITIES)]
 PatchSelection = Literal["tumour_run", "any_tumour", "all"]
 PATCH_SELECTIONS: tuple[PatchSelection, ...] = get_args(PatchSelection)
 FillRule = Literal["pixel_centre", "rt_utils", "dcmrtstruct2nii", "authors_code"]
-FILL_RULES: tuple[FillRule, ...] = get_args(FillRule)
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 PhantomLevel = Literal["easy", "realistic"]
