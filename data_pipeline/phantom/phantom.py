@@ -8,10 +8,9 @@ diaphragm and the chest wall, cavities, and look-alikes without a contour.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +26,7 @@ from data_pipeline.phantom.finding import Finding, plane_points
 from data_pipeline.phantom.realistic import draw_findings
 from data_pipeline.phantom.study import Contour, Grid, Roi, write_study
 from data_pipeline.phantom.vessels import draw_anatomy
+from data_pipeline.processes import worker_pool
 from data_pipeline.settings import PhantomLevel
 
 SLICES = (40, 120)
@@ -336,15 +336,22 @@ def write_phantoms(
         The patients' folders.
 
     Raises:
-        InputError: a patient's folder exists already.
+        InputError: a patient's folder exists already, or a process was ended from outside.
     """
     draw = partial(draw_phantom, seed, slices=slices, matrix=matrix, level=level)
     write = partial(_write_number, draw=draw, output=Path(output))
     if workers == 1:
         return _announce(map(write, range(1, count + 1)), on_patient)
-    # Forking is unsafe once JAX has started its threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = worker_pool(workers)
+    try:
         return _announce(pool.map(write, range(1, count + 1)), on_patient)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that wrote phantoms was ended from outside, most often for lack of memory; close other programs",
+            path=output,
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _announce(folders: Iterable[Path], on_patient: Callable[[Path], None] | None) -> list[Path]:

@@ -116,6 +116,29 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
+def kill_with_two_workers(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Starts a command, kills it as soon as it has two workers, and waits until these have ended too."""
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers: list[int] = []
+    while len(workers) < 2 and run.poll() is None:
+        workers = [one for one in children(run.pid) if b"spawn_main" in command_line(one)]
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    assert len(workers) == 2, "the run ended before its workers were seen"
+    for _ in range(400):
+        if not any(b"spawn_main" in command_line(worker) for worker in workers):
+            return
+        time.sleep(0.05)
+    pytest.fail("workers outlive their parent")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the processes from /proc")
+@pytest.mark.slow
+def test_workers_end_with_a_killed_demo(tmp_path: Path) -> None:
+    kill_with_two_workers([*COMMAND, "demo", "--output", str(tmp_path / "demo")])
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the processes from /proc")
 @pytest.mark.slow
 def test_workers_end_with_a_killed_prepare_and_nothing_stays_in_tmpdir(tmp_path: Path) -> None:
@@ -123,20 +146,7 @@ def test_workers_end_with_a_killed_prepare_and_nothing_stays_in_tmpdir(tmp_path:
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
     arguments = ("prepare", DUMMY, "--data-dir", tmp_path / "data", "--image-size", "16", "--workers", "2")
     command = [*COMMAND, *map(str, arguments)]
-    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    workers: list[int] = []
-    while len(workers) < 2 and run.poll() is None:
-        workers = [one for one in children(run.pid) if b"spawn_main" in command_line(one)]
-        time.sleep(0.005)
-    assert len(workers) == 2, "the run ended before its workers were seen"
-    run.kill()
-    run.wait()
-    for _ in range(400):
-        if not any(b"spawn_main" in command_line(worker) for worker in workers):
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("workers outlive their parent")
+    kill_with_two_workers(command, environment)
     whole = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert whole.returncode == 0, whole.stderr
     assert Dataset(tmp_path / "data").patient_count("train") == 1
