@@ -250,6 +250,8 @@ def _in_words(holder: bytes) -> str:
 
 
 def _temporary_beside(path: Path) -> Path:
+    if not path.name:
+        raise InputError(f"{path}: cannot be replaced; name a file or folder inside it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from data_pipeline.files import (
     disk_faults,
     locked,
     read_json,
+    renamed_in_errors,
     sha256_of,
     write_whole,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "disk_faults",
     "locked",
     "read_json",
+    "renamed_in_errors",
     "sha256_of",
     "write_whole",
 ]

@@ -9,6 +9,7 @@ Import `experiments.keras_baseline.network` before `keras.models.load_model`: it
 if not __package__:
     raise SystemExit("error: run this in the checkout as: python -m experiments.keras_baseline.convert")
 
+from dataclasses import Field, fields
 from pathlib import Path
 
 from data_pipeline.errors import InputError
@@ -18,11 +19,25 @@ from experiments.common import script
 from experiments.keras_baseline.network import keras, recurrent_dense_unet, zero_initial_weights
 from rdunet_jax.config import ImageSize, ModelConfig
 from rdunet_jax.networks.keras_weights import Variables, to_keras
+from rdunet_jax.networks.named import KERAS
 from rdunet_jax.runs.workdir import load_trained
+
+FREE = {
+    *("name", "widths", "recurrent_width", "recurrent_layers", "gate", "dropout", "patch_depth"),
+    *("norm_epsilon", "norm_momentum", "dtype", "remat"),
+}
+"""What a Keras model can have of its own; dtype and rematerialisation change no weight."""
 
 
 def keras_model(config: ModelConfig, image_size: ImageSize, variables: Variables) -> keras.Model:
-    """The Keras model of a network of the `keras` family with our weights, for slices of that size."""
+    """The Keras model of a network of the `keras` family with our weights, for slices of that size.
+
+    Raises:
+        InputError: the network differs from `keras` in more than its sizes, gate, dropout and normalisation constants.
+    """
+    odd = [one.name for one in fields(config) if one.name not in FREE and _value(config, one) != _value(KERAS, one)]
+    if odd:
+        raise InputError(f"network {config.name}: differs from `keras` in {', '.join(odd)}, which no Keras model has")
     with zero_initial_weights():
         model = recurrent_dense_unet(
             *plane_shape(image_size),
@@ -32,9 +47,15 @@ def keras_model(config: ModelConfig, image_size: ImageSize, variables: Variables
             recurrent_layers=config.recurrent_layers,
             gate=config.gate,
             dropout=config.dropout,
+            norm_epsilon=config.norm_epsilon,
+            norm_momentum=config.norm_momentum,
         )
     model.set_weights([weight for layer in to_keras(variables, config) for weight in layer.weights])
     return model
+
+
+def _value(config: ModelConfig, field: Field) -> object:
+    return getattr(config, field.name)
 
 
 def convert(workdir: Path, output: Path) -> None:

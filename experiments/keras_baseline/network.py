@@ -6,8 +6,9 @@ unset).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
@@ -55,6 +56,8 @@ def recurrent_dense_unet(
     recurrent_layers: int = 3,
     gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid",
     dropout: float = 0.1,
+    norm_epsilon: float = 1e-3,
+    norm_momentum: float = 0.99,
 ) -> keras.Model:
     """The network from grey patches (batch, height, width, depth, 1) to probabilities of the same shape.
 
@@ -65,12 +68,14 @@ def recurrent_dense_unet(
         gate: their recurrent activation: Keras 2's hard sigmoid (used by the authors) or a true sigmoid (the default of
             Keras 3).
         dropout: probability of dropping a channel after a pooling.
+        norm_epsilon, norm_momentum: of the batch normalisation (Keras' defaults).
     """
+    norm = partial(layers.BatchNormalization, epsilon=norm_epsilon, momentum=norm_momentum)
     gate_activation: Any = keras2_hard_sigmoid if gate == "hard_sigmoid" else "sigmoid"
     x = inputs = keras.Input((height, width, depth, 1))
     skips = []
     for level, features in enumerate(widths, 1):
-        output, last = _block(x, features)
+        output, last = _block(x, features, norm)
         # Only the coarsest level passes its whole output on to the decoder.
         skips.append(output if level == len(widths) else last)
         x = layers.MaxPooling3D((2, 2, 1))(output)
@@ -85,7 +90,7 @@ def recurrent_dense_unet(
             return_sequences=True,
             recurrent_activation=gate_activation,
         )(x)
-        x = layers.BatchNormalization()(x)
+        x = norm()(x)
     x = layers.Permute((2, 3, 1, 4))(x)
 
     for features, skip in zip(reversed(widths), reversed(skips), strict=True):
@@ -93,18 +98,18 @@ def recurrent_dense_unet(
         x = layers.TimeDistributed(layers.Conv2DTranspose(features, 2, strides=2))(x)
         x = layers.Permute((2, 3, 1, 4))(x)
         x = layers.Concatenate()([x, skip])
-        x, _ = _block(x, features)
+        x, _ = _block(x, features, norm)
     return keras.Model(inputs, layers.Conv3D(1, 1, activation="sigmoid")(x))
 
 
-def _block(x: Any, features: int) -> tuple[Any, Any]:
+def _block(x: Any, features: int, norm: Callable[[], Any]) -> tuple[Any, Any]:
     """The pseudo-dense block: (its input concatenated with its last layer, its last layer)."""
-    first = _convolution(x, features)
-    last = _convolution(layers.Concatenate()([x, first]), features)
+    first = _convolution(x, features, norm)
+    last = _convolution(layers.Concatenate()([x, first]), features, norm)
     return layers.Concatenate()([x, last]), last
 
 
-def _convolution(x: Any, features: int) -> Any:
+def _convolution(x: Any, features: int, norm: Callable[[], Any]) -> Any:
     x = layers.Conv3D(features, 3, padding="same")(x)
-    x = layers.BatchNormalization()(x)
+    x = norm()(x)
     return layers.Activation("relu")(x)

@@ -24,7 +24,7 @@ from data_pipeline.preprocessing.intensity import normalise
 from data_pipeline.settings import PREDICTION_COLOUR, REFERENCE_COLOUR
 from experiments.paper.numbers import Picture
 from experiments.paper.runs import Experiments, make_alone, run_script
-from rdunet_jax.inference.postprocessing import to_ct_grid
+from rdunet_jax.workflows.prediction import ct_grid_of
 
 PATIENTS, COLUMNS = 8, 4
 REFERENCE, PREDICTION = REFERENCE_COLOUR, PREDICTION_COLOUR
@@ -43,8 +43,8 @@ def largest_slice(example: PatientExample) -> int:
 
 def grey_slice(data: Dataset, example: PatientExample, index: int) -> np.ndarray:
     """A slice as the network sees it, grey values 0 to 1, resized to the CT's (height, width)."""
-    grey = np.asarray(normalise(example.image[index : index + 1], data.intensity), np.float32)
-    return to_ct_grid(grey, *example.ct_mask.shape[1:])[0]
+    on_ct = ct_grid_of(example).values(example.image)[index : index + 1]
+    return np.asarray(normalise(np.rint(on_ct).astype(example.image.dtype), data.intensity), np.float32)[0]
 
 
 def show_slice(axes: Axes, grey: np.ndarray, spacing_mm: tuple[float, ...], label: str) -> None:
@@ -79,7 +79,7 @@ def make(experiments: Experiments) -> Picture:
         axes.set_axis_off()
     for axes, example in zip(grid.flat, examples, strict=False):
         index = largest_slice(example)
-        label = f"{example.name}, slice {index + 1} of {len(example.image)}"
+        label = f"{example.name}, slice {index + 1} of {len(example.ct_mask)}"
         show_slice(axes, grey_slice(data, example, index), example.spacing_mm, label)
         outline(axes, example.ct_mask[index], REFERENCE)
     figure.text(0.008, 0.99, "Training patients: the slice with most tumour", color="white", fontsize=11, va="top")

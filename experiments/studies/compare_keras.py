@@ -209,7 +209,7 @@ def main(settings: Settings) -> None:
         selection="all" if settings.smoke else RECIPES["plain"].selection,
         validation="none",
     )
-    config = RunConfig(network, recipe, INFERENCE, data.intensity, data.image_size)
+    config = RunConfig(network, recipe, INFERENCE, data.intensity, data.image_size, spacing=data.voxel_mm)
     curves = train_both(data, output, config, console)
     write_curves(output, curves)
     rows = score_both(data, output, console)

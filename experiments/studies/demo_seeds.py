@@ -15,6 +15,7 @@ for both baselines. Costs were not measured.
 if not __package__:
     raise SystemExit("error: run this in the checkout as: python -m experiments.studies.demo_seeds")
 
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,7 @@ def main(settings: Settings) -> None:
     for seed in settings.seeds:
         folder = settings.output / f"seed-{seed}"
         if not read_summaries(folder / "run", ("paper",)):
+            shutil.rmtree(folder, ignore_errors=True)  # a demo does not go on where it was stopped
             run_demo(folder, console, seed)
         data = Dataset(folder / "data")
         trained = read_summaries(folder / "run", ("paper",))["paper"]

@@ -240,11 +240,12 @@ def run_piece(study: Study, left_out: str, name: str) -> None:
     if not split_file.exists():
         others = [patient for patient in study.patients if patient != left_out]
         write_split({"train": others, "validation": [], "test": [left_out]}, split_file)
-    data_dir = folder / "data"
-    if not data_dir.exists():
+    try:
+        data = Dataset(folder / "data")
+    except InputError:  # there is none, or none that is whole
         options = PrepareOptions(keep_ids=True, split_file=split_file)
-        prepare_source(study.output / "dicom", data_dir, study.dataset, study.console, options)
-    data = Dataset(data_dir)
+        prepare_source(study.output / "dicom", folder / "data", study.dataset, study.console, options)
+        data = Dataset(folder / "data")
     init_from = pretrain(study) if setup.pretrained else None
     run = study.run(data, setup, study.epochs)
     if setup.network and not (folder / name).exists():

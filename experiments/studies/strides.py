@@ -30,6 +30,7 @@ from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
 from rdunet_jax.workflows.display import markdown, number, print_table
 from rdunet_jax.workflows.prediction import ct_mask, require_hounsfield, sliding_window
 from rdunet_jax.workflows.seen import SeenPatients
+from rdunet_jax.workflows.stored_probabilities import require_same_images
 
 HEADER = ("stride", "weights", "flip", "windows", "CPU seconds", "3-D Dice", "Dice, tumour slices", "FP slices")
 WEIGHTS: tuple[WindowWeights, ...] = ("uniform", "gaussian")
@@ -109,7 +110,9 @@ def combinations(network: TrainedNetwork, strides: tuple[int, ...]) -> Iterator[
 
 def main(settings: Settings) -> None:
     console = script.make_console()
-    network, data = load_trained(settings.workdir), Dataset(settings.data_dir)
+    network = load_trained(settings.workdir)
+    data = Dataset(settings.data_dir, fold=network.config.fold)
+    require_same_images(data, settings.workdir, network.config)
     require_hounsfield(data, network.config.inference)
     SeenPatients.of(data, [settings.workdir], settings.split).refuse([settings.workdir], "trained", "selected")
     every = list(combinations(network, settings.strides))

@@ -391,7 +391,8 @@ class _First:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and status 2, a stop by Ctrl-C status 130."""
-    with mistakes_in_one_line("stopped; the same command again continues from the last checkpoint"):
+    goes_on = "the same command again continues from the last checkpoint"
+    with mistakes_in_one_line(f"stopped; {'remove its folder' if sys.argv[1:2] == ['demo'] else goes_on}"):
         prepare_jax()
         first, _ = parse(partial(tyro.cli, _First, return_unknown_args=True, add_help=False))
         if first.version:

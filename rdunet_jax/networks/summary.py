@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rdunet_jax.config import ModelConfig
+from rdunet_jax.networks.convolution import lowered_for
 from rdunet_jax.networks.models import create_model
 
 
@@ -51,13 +52,15 @@ def summarise(config: ModelConfig, height: int = 256, width: int = 256, batch: i
 
         return jax.vjp(train, variables["params"], has_aux=True)[1]  # what it closes over is what it keeps
 
-    gflops = flops(jax.make_jaxpr(forward)(variables, x).jaxpr) / 1e9
     weights = _bytes(variables["params"])
+    with lowered_for("cuda"):  # convolutions as they are defined, whatever algorithm this machine would run
+        gflops = flops(jax.make_jaxpr(forward)(variables, x).jaxpr) / 1e9
+        activations = _bytes(jax.eval_shape(kept, variables, x, key)) - weights
     return ModelSummary(
         name=config.name,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables)),
         gflops=gflops,
-        activation_mb=(_bytes(jax.eval_shape(kept, variables, x, key)) - weights) / 1e6,
+        activation_mb=activations / 1e6,
         stages=stages,
     )
 

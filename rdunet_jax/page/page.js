@@ -160,7 +160,9 @@ function probe(event) {
   const at = (plane, u, v) => plane.values[Math.floor(v * plane.height) * plane.width + Math.floor(u * plane.width)];
   if (!planes.image || x < 0 || y < 0 || x >= 1 || y >= 1) return;
   const code = at(planes.image, x, y);
-  const words = [patient.hounsfield ? `about ${Math.round(data.hounsfield[code])} HU` : `grey value ${code}`];
+  const hu = patient.hounsfield && `${Math.round(data.hounsfield[code])} HU`;
+  const beyond = { 0: `${hu} or less`, 255: `${hu} or more` }; // the codes end there
+  const words = [patient.hounsfield ? (beyond[code] ?? `about ${hu}`) : `grey value ${code}`];
   if (planes.probability) {
     const [top, left, height, width] = patient.crop;
     words.push(`probability ${(at(planes.probability, left + x * width, top + y * height) / 100).toFixed(2)}`);

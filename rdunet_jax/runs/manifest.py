@@ -3,7 +3,6 @@
 import importlib.metadata
 import logging
 import platform
-import resource
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import jax
 from data_pipeline.ranges import check, from_json
 from rdunet_jax.checked_json import DamagedError, read_checked, write_checked
 from rdunet_jax.errors import InputError
+from rdunet_jax.memory import peak_host_bytes
 from rdunet_jax.parallel import is_first
 from rdunet_jax.runs.training_data import DataIdentity
 
@@ -117,7 +117,7 @@ def recorded_session(
         device_memory = jax.local_devices()[0].memory_stats() or {}
         session.ended = _now()
         session.wall_seconds = round(time.monotonic() - started, 1)
-        session.peak_host_memory_gib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)  # from KiB
+        session.peak_host_memory_gib = round(peak_host_bytes() / 2**30, 3)
         session.peak_device_memory_gib = round(device_memory.get("peak_bytes_in_use", 0) / 2**30, 3) or None
         write()
 

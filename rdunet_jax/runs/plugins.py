@@ -7,6 +7,8 @@ folder of a run alone, such as one from a stranger, makes nothing run. Its copy 
 one, a plugin that was edited would be lost to the run.
 """
 
+import errno
+import hashlib
 import importlib.metadata
 import json
 import sys
@@ -77,12 +79,18 @@ def load_plugin(name: str | Path) -> None:
     _remember({origin.sha256: str(name) for origin in origins})
 
 
-def _run(name: str) -> list[Origin]:
-    """Runs a file, or imports an entry point; returns the files of the parts that it registered."""
+def _run(name: str, sha256: str | None = None) -> list[Origin]:
+    """Runs a Python file, or imports an entry point; returns the files of the parts that it registered.
+
+    Args:
+        sha256: what a file's must be (None: any); another file does not run.
+    """
     path = Path(name)
     points = [] if path.suffix == ".py" else [*importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)]
     try:
-        module = points[0].load() if points else _run_file(path)
+        if path.suffix != ".py" and not points:  # never a file of that name in the current folder
+            raise FileNotFoundError(errno.ENOENT, "no entry point", str(path))
+        module = points[0].load() if points else _run_file(path, sha256)
     except (InputError, KeyboardInterrupt, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -97,9 +105,11 @@ def _run(name: str) -> list[Origin]:
     return [*found.values()]
 
 
-def _run_file(path: Path) -> ModuleType:
+def _run_file(path: Path, sha256: str | None) -> ModuleType:
     """The module of a file, which is not in `sys.modules` afterwards under a name that another import could meet."""
     source = path.read_bytes()
+    if sha256 not in (None, hashlib.sha256(source).hexdigest()):
+        raise InputError(f"{path}: was changed while it was read; start the same command again")
     module = ModuleType(f"rdunet_plugin_{path.stem}")
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module  # dataclasses, and so Flax modules, look themselves up there
@@ -190,7 +200,7 @@ def _require(plugin: Plugin, run: Path) -> None:
         )
     if path.suffix == ".py" and (found := sha256_of(path)) != plugin.sha256:
         raise _changed(plugin, run, place, found)
-    if plugin.sha256 not in {origin.sha256 for origin in _run(place)}:
+    if plugin.sha256 not in {origin.sha256 for origin in _run(place, plugin.sha256)}:
         raise _changed(plugin, run, place, "another")
 
 

@@ -4,7 +4,6 @@ all of it for TensorBoard and other trackers."""
 import csv
 import io
 import logging
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from rdunet_jax.files import write_whole
+from rdunet_jax.memory import peak_host_bytes
 from rdunet_jax.training.trackers import OpenTracker, TensorBoard, Tracker
 
 _LOG = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class History:
             validation_dice=validation.dice,
             learning_rate=learning_rate,
             seconds=sum(row.seconds for row in steps),
-            peak_memory_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),  # from KiB
+            peak_memory_gib=round(peak_host_bytes() / 2**30, 3),
             validation_soft_dice=validation.soft_dice,
         )
         self.epochs.append(row)

@@ -48,8 +48,9 @@ def run_demo(
         The summary of the scores of the test patients.
 
     Raises:
-        InputError: `output` exists and is not an empty folder.
+        InputError: `output` exists and is not an empty folder, or the seed is out of range.
     """
+    settings = replace(DATASET, seed=seed)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("already exists; remove it or name another --output", path=output)
     started = time.perf_counter()
@@ -58,7 +59,7 @@ def run_demo(
     _headline(console, f"1. {PATIENTS} phantom patients (level {level}) as DICOM: {dicom}")
     folders = show_phantoms_written(dicom, PATIENTS, SLICES, console, seed, level)
     _headline(console, "2. rdunet prepare")
-    prepare_source(dicom, data_dir, replace(DATASET, seed=seed), console, PrepareOptions(keep_ids=True))
+    prepare_source(dicom, data_dir, settings, console, PrepareOptions(keep_ids=True))
     data = Dataset(data_dir)
 
     _headline(console, "3. rdunet train")

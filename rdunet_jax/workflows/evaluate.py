@@ -24,7 +24,7 @@ from rdunet_jax.runs.workdir import Ensemble, TrainedNetwork
 from rdunet_jax.scoring.labels import labelled
 from rdunet_jax.scoring.patients import PatientScores, Summary, score_patient, summarise_patients
 from rdunet_jax.scoring.protocols import ProtocolScores, score_protocol, summarise_protocol
-from rdunet_jax.scoring.slices import SliceScores, score_slices, summarise
+from rdunet_jax.scoring.slices import SliceScores, summarise
 from rdunet_jax.workflows.display import number, plural, print_table, write_csv
 from rdunet_jax.workflows.model import Model
 from rdunet_jax.workflows.prediction import (
@@ -48,6 +48,9 @@ from rdunet_jax.workflows.stored_probabilities import (
 )
 
 _DEFAULTS = EvaluateOptions()
+_OUTER_SLICES = (
+    "The tables leave out the first and last 20% of a patient's slices, as the authors' code does; the strip shows all."
+)
 
 
 def evaluation_folder(workdir: Path, split: SplitName, protocol: Protocol) -> Path:
@@ -117,7 +120,8 @@ def evaluate_network(
         files = _write_scores(unfinished, settings | summary, scored, seen)
         if page is not None:
             tables = {"All patients": list(_as_rows(summary))}
-            page.write(unfinished / "page.html", f"Scores, {options.split} patients", tables, [*doubts, *notes])
+            outer = [_OUTER_SLICES] if options.protocol == "authors_code" else []
+            page.write(unfinished / "page.html", f"Scores, {options.split} patients", tables, [*doubts, *notes, *outer])
             files.append("page.html")
     _print_scores(console, scored, summary, options.protocol)
     for line in [*(f"warning: {doubt}" for doubt in doubts), *notes]:
@@ -224,7 +228,7 @@ def _score(
     pair = (held, example.ct_mask, example.spacing_mm)
     scored = ScoredPatient(example.name, score_protocol(*pair, protocol), score_patient(*pair), notes)
     if page is not None:
-        page.add(_on_page(example, prediction, on_ct, score_slices(held, example.ct_mask)))
+        page.add(_on_page(example, prediction, on_ct, scored.protocol.slices))
     return scored
 
 

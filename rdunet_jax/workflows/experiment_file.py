@@ -191,6 +191,8 @@ def _variants(path: Path, file: _File, override: Sequence[str]) -> tuple[Variant
     given = {name: _checked(path, f"variants.{name}", values) for name, values in file.variants.items()}
     grid = _checked(path, "grid", {name: _choices(path, name, values) for name, values in file.grid.items()})
     overriding = _overriding(override)
+    if twice := overriding.keys() & grid.keys():
+        raise InputError(f"--override {min(twice)}: is in the grid of {path}; choose rows with --variants")
     if math.prod(map(len, grid.values())) * max(len(given), 1) > MOST_RUNS:
         raise InputError(f"{path}: grid: more than {MOST_RUNS} runs")
     variants: dict[str, Variant] = {}

@@ -14,7 +14,7 @@ from data_pipeline.ranges import from_json
 from rdunet_jax.checked_json import DamagedError, read_checked
 from rdunet_jax.config import InferenceConfig
 from rdunet_jax.errors import InputError, RunError
-from rdunet_jax.files import atomic_files, atomic_folder, atomic_path, write_whole
+from rdunet_jax.files import atomic_files, atomic_folder, atomic_path, renamed_in_errors, write_whole
 from rdunet_jax.inference.stablehlo import PLATFORMS, export_predictor
 from rdunet_jax.networks.keras_files import write_keras_file
 from rdunet_jax.networks.keras_weights import to_keras
@@ -99,6 +99,8 @@ def _evaluation(summary: dict[str, Any]) -> Evaluation:
 
 
 def _write_file(model: ModelFile, output: Path) -> list[str]:
+    if not output.name:
+        raise InputError("is a folder; name a file inside it", path=output)
     card = output.with_suffix(".md")
     if card == output:
         raise InputError("a model file cannot end in .md, which is its card's; name another file", path=output)
@@ -119,7 +121,7 @@ def _write_folder(model: ModelFile, output: Path) -> list[str]:
 
 def _write_keras(model: ModelFile, output: Path) -> list[str]:
     layers = to_keras(model.network.variables, model.network.config.model)
-    with atomic_path(output) as path:
+    with atomic_path(output) as path, renamed_in_errors(path, output):
         write_keras_file(path, layers)
     return [f"Keras weights: {output} (recurrent gates: {model.network.config.model.gate})"]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.privacy import one_line
+from data_pipeline.settings import VoxelSize
 from rdunet_jax.runs.model_file import Description, Evaluation
 from rdunet_jax.scoring.labels import LABELS
 from rdunet_jax.workflows.display import number, plural
@@ -57,7 +58,7 @@ def model_card(description: Description, name: str, file: str, sha256: str) -> s
             f"- Network: `{config.model.name}` ({config.model.architecture}, widths "
             f"{', '.join(map(str, config.model.widths))}, bottleneck {config.model.bottleneck}), windows of "
             f"{plural(config.model.patch_depth, 'slice')}.",
-            f"- Input: axial chest CT, resampled to {rows} x {columns} pixels; "
+            f"- Input: axial chest CT, resampled to {_voxels(config.spacing)}{rows} x {columns} pixels; "
             f"{_INTENSITIES.get(config.intensity, f'grey conversion `{config.intensity}` of a plugin')}.",
             f"- Post-processing: {in_words(config.inference, config.inference)}.",
             *_chosen(description),
@@ -105,6 +106,14 @@ def _result(one: Evaluation) -> dict[str, Any] | None:
         "dataset": {"type": "ct", "name": f"data set {one.dataset_sha256[:12]}", "split": one.split},
         "metrics": [{"type": "dice", "name": LABELS["mean_volumetric_dice"], "value": dice}],
     }
+
+
+def _voxels(spacing: VoxelSize | None) -> str:
+    """What the input is resampled to, ahead of its rows and columns."""
+    if spacing is None:
+        return ""
+    rows_mm, columns_mm, slices_mm = spacing
+    return f"voxels of {rows_mm:g} x {columns_mm:g} mm on slices {slices_mm:g} mm apart, "
 
 
 def _chosen(description: Description) -> list[str]:

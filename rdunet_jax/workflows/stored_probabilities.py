@@ -19,7 +19,7 @@ from rdunet_jax.errors import InputError, RunError
 from rdunet_jax.files import atomic_path
 from rdunet_jax.options import EvaluateOptions
 from rdunet_jax.progress import progress_bar
-from rdunet_jax.runs.workdir import Ensemble, TrainedNetwork
+from rdunet_jax.runs.workdir import Ensemble, RunConfig, TrainedNetwork
 from rdunet_jax.workflows.display import plural
 from rdunet_jax.workflows.prediction import as_runs, load_network, predict_patients, sliding_window
 from rdunet_jax.workflows.seen import SeenPatients
@@ -106,6 +106,17 @@ class StoredProbabilities:
         return self.folder / f"{self._names.get(example.name) or safe_name(example.name)}.npz"
 
 
+def require_same_images(data: Dataset, workdir: Path, run: RunConfig) -> None:
+    """Raises InputError where a data set holds other grey values, sizes or voxels than a network was trained on."""
+    trained_on, held = (run.intensity, run.image_size), (data.intensity, data.image_size)
+    if trained_on != held or run.spacing != data.voxel_mm:
+        raise InputError(
+            f"{data.folder}: holds {held[0]} grey values at {size_in_words(held[1])} pixels{_at(data.voxel_mm)}, the "
+            f"network in {workdir} was trained on {trained_on[0]} at {size_in_words(trained_on[1])}{_at(run.spacing)}; "
+            "choose another --dataset or --workdir"
+        )
+
+
 def store_probabilities(
     data: Dataset,
     workdir: Path,
@@ -125,14 +136,7 @@ def store_probabilities(
         InputError: the split has no patients, the network was trained on other grey values or sizes, or the disk is
             full.
     """
-    run = network.config
-    trained_on, held = (run.intensity, run.image_size), (data.intensity, data.image_size)
-    if trained_on != held or run.spacing != data.voxel_mm:
-        raise InputError(
-            f"{data.folder}: holds {held[0]} grey values at {size_in_words(held[1])} pixels{_at(data.voxel_mm)}, the "
-            f"network in {workdir} was trained on {trained_on[0]} at {size_in_words(trained_on[1])}{_at(run.spacing)}; "
-            "choose another --dataset or --workdir"
-        )
+    require_same_images(data, workdir, network.config)
     names = data.patient_names(split)[shard.first :: shard.of]
     if not names:
         next(data.patients(split))  # raises an InputError that names the patients of the other splits

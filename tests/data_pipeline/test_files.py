@@ -68,3 +68,13 @@ def test_impossible_places_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"), atomic_path(tmp_path / "folder") as temporary:
         temporary.write_text("x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_the_current_folder_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (atomic_folder, atomic_path):
+        with (
+            pytest.raises(InputError, match=r"\.: cannot be replaced; name a file or folder inside it"),
+            write(Path(".")),
+        ):
+            pass

@@ -138,6 +138,7 @@ def test_six_persons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("optax_promotion")
 def test_smoke_leaves_phantoms_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(tmp_path, smoke=True, patients=("PHANTOM-002",), setups=("rdunet", "restricted", "pretrained"))
+    (tmp_path / "PHANTOM-002" / "data" / "nsclc_radiomics").mkdir(parents=True)  # stopped while it was prepared
     main(settings)
     folder = tmp_path / "PHANTOM-002"
     data = Dataset(folder / "data")

@@ -202,7 +202,8 @@ def test_keras_weights_come_back_bit_for_bit(run: Path, model: Path, tmp_path: P
         _, variables = load_keras_weights(tmp_path / name, trained.config.model, "hard_sigmoid")
         jax.tree.map(np.testing.assert_array_equal, variables, trained.variables)
     result = rdunet("export-model", model, "--to", "keras", "--output", tmp_path / "network.keras")
-    one_line(result, "*.weights.h5 (Keras 3) or *.h5 (Keras 2)")
+    one_line(result, f"{tmp_path / 'network.keras'}: ", "*.weights.h5 (Keras 3) or *.h5 (Keras 2)")
+    one_line(rdunet("export-model", model, "--output", "."), "is a folder; name a file inside it")
     other = make_run(tmp_path / "other", bottleneck="convgru")
     one_line(rdunet("export-model", other, "--to", "keras", "--output", tmp_path / "w.h5"), "bottleneck=convgru")
 

@@ -190,6 +190,8 @@ def test_mistakes_are_one_line(rdunet, tmp_path: Path) -> None:
         ("segment", DUMMY, "--workdir", nothing, "--output", tmp_path / "out"),
     ):
         one_line(rdunet(*arguments), str(nothing))
+    for seed in (-1, 2**32):
+        one_line(rdunet("demo", "--output", tmp_path / "out", "--seed", seed), f"seed is {seed}")
     assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()
 
 

@@ -75,16 +75,17 @@ def test_windows_are_channels_of_the_network():
         small("2d-lungnet", hu_windows=("lung",))
 
 
-def test_arithmetic_is_counted_as_by_hand():
-    config = model_config("paper", widths=(2,), recurrent_width=3, recurrent_layers=1)
-    voxels = 8 * 16 * 16
-    encoder = 27 * voxels * (1 * 2 + 3 * 2)
-    bottleneck = 9 * voxels / 4 * (2 + 3) * 12  # both convolutions of the ConvLSTM, into four gates
-    decoder = 27 * voxels / 4 * (3 * 2 + (3 + 2) * 2)
-    logits = voxels * (2 + 2)
+@pytest.mark.parametrize(("side", "w", "r"), [(16, 2, 3), (32, 16, 17)])  # a CPU runs the second by Winograd
+def test_arithmetic_is_counted_as_by_hand(side: int, w: int, r: int):
+    config = model_config("paper", widths=(w,), recurrent_width=r, recurrent_layers=1)
+    voxels = 8 * side * side
+    encoder = 27 * voxels * (1 * w + (1 + w) * w)
+    bottleneck = 9 * voxels / 4 * (w + r) * 4 * r  # both convolutions of the ConvLSTM, into four gates
+    decoder = 27 * voxels / 4 * (r * w + (r + w) * w)
+    logits = voxels * (w + w)
     expected = 2 * (encoder + bottleneck + decoder + logits) / 1e9
-    np.testing.assert_allclose(summarise(config, 16, 16).gflops, expected)
-    np.testing.assert_allclose(summarise(config, 16, 16, batch=2).gflops, 2 * expected)
+    np.testing.assert_allclose(summarise(config, side, side).gflops, expected)
+    np.testing.assert_allclose(summarise(config, side, side, batch=2).gflops, 2 * expected)
 
 
 @pytest.mark.slow

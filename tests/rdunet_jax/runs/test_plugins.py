@@ -99,6 +99,23 @@ def test_a_copied_run_runs_nothing_that_was_not_named(run: Path, plugin: Path, h
     assert RunConfig.load(run).model.bottleneck == "mine"
 
 
+def test_a_file_of_a_remembered_name_in_the_current_folder_does_not_run(
+    run: Path, plugin: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user has named an entry point, which is not installed here; a stranger's folder holds a file called so."""
+    memory = home / ".config" / "rdunet" / "plugins.json"
+    memory.write_text(json.dumps({sha256_of(plugin): "their-parts"}))
+    strange = tmp_path / "stranger" / "their-parts"
+    strange.parent.mkdir()
+    strange.write_text(PLUGIN)
+    monkeypatch.chdir(strange.parent)
+    with pytest.raises(InputError, match="their-parts: no such plugin; give --plugin a Python file or an installed"):
+        RunConfig.load(run)
+    with pytest.raises(InputError, match="their-parts: no such plugin"):
+        load_plugin("their-parts")
+    assert times_run(strange) == 0
+
+
 def test_a_plugin_that_was_renamed(run: Path, plugin: Path, new_process) -> None:
     moved = plugin.rename(plugin.with_name("other.py"))
     with pytest.raises(PluginError, match=r"my_parts.py: the plugin of .*run is missing or was renamed; give --plugin"):

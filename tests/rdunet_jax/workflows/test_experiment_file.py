@@ -73,13 +73,19 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         seeds=(7,),
         folds=(1,),
         variants=("paper-wide, loss bce",),
-        override=("epochs=9", "widths=[4]", "loss=dice", "evaluate.stride=3"),
+        override=("epochs=9", "widths=[4]", "evaluate.stride=3"),
         baseline="paper-wide, loss bce",
     )
     (only,) = found.variants
     assert (found.data_dir, found.seeds, found.folds) == (Path("other"), (7,), (1,))
-    assert (only.training.recipe.epochs, only.training.recipe.loss) == (9, "dice")
+    assert (only.training.recipe.epochs, only.training.recipe.loss) == (9, "bce")
     assert only.training.network.widths == (4,) and only.scoring.stride == 3 and only.scoring.fill_holes
+
+
+def test_a_setting_of_the_grid_is_not_overridden(tmp_path: Path) -> None:
+    """Its rows would be named by values that they do not have."""
+    with pytest.raises(InputError, match=r"--override loss: is in the grid of .*toml; choose rows with --variants"):
+        read(tmp_path, FULL, override=("loss=dice",))
 
 
 def test_without_variants_the_settings_or_the_grid_are_the_rows(tmp_path: Path) -> None:
