@@ -61,6 +61,8 @@ def recurrent_dense_unet(
 ) -> keras.Model:
     """The network from grey patches (batch, height, width, depth, 1) to probabilities of the same shape.
 
+    Many parameters because each is a size or a constant of the network, and all have the authors' values as defaults.
+
     Args:
         height, width, depth: of a patch; height and width divisible by 2 to the number of widths.
         widths: features of the encoder's levels, finest first.

@@ -48,9 +48,10 @@ from rdunet_jax.workflows.stored_probabilities import (
 )
 
 _DEFAULTS = EvaluateOptions()
-_OUTER_SLICES = (
-    "The tables leave out the first and last 20% of a patient's slices, as the authors' code does; the strip shows all."
-)
+_ON_THE_PAGE: dict[Protocol, tuple[str, ...]] = {
+    "paper": (),
+    "authors_code": ("The tables leave out the first and last 20% of a patient's slices; the strip shows all.",),
+}
 
 
 def evaluation_folder(workdir: Path, split: SplitName, protocol: Protocol) -> Path:
@@ -119,9 +120,8 @@ def evaluate_network(
     with atomic_files(folder) as unfinished:
         files = _write_scores(unfinished, settings | summary, scored, seen)
         if page is not None:
-            tables = {"All patients": list(_as_rows(summary))}
-            outer = [_OUTER_SLICES] if options.protocol == "authors_code" else []
-            page.write(unfinished / "page.html", f"Scores, {options.split} patients", tables, [*doubts, *notes, *outer])
+            title, tables = f"Scores, {options.split} patients", {"All patients": list(_as_rows(summary))}
+            page.write(unfinished / "page.html", title, tables, [*doubts, *notes, *_ON_THE_PAGE[options.protocol]])
             files.append("page.html")
     _print_scores(console, scored, summary, options.protocol)
     for line in [*(f"warning: {doubt}" for doubt in doubts), *notes]:

@@ -127,7 +127,7 @@ def test_too_few_patches_of_a_selection_are_one_line(rdunet, data: Path, tmp_pat
 def test_a_tracker_that_is_not_installed_is_one_line(rdunet, data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     train = ("train", "--data-dir", data, "--workdir", tmp_path / "run", *SHORT, "--tracker", "wandb")
-    one_line(rdunet(*train), "--tracker wandb: is not installed", "pip install 'rdunet-jax[wandb]'")
+    one_line(rdunet(*train), "--tracker wandb: not installed; install the extra: pip install '.[wandb]'")
     assert not (tmp_path / "run").exists()
 
 
