@@ -75,7 +75,8 @@ def test_a_tracker_that_fails_does_not_stop_the_training(tmp_path: Path, caplog:
 
 def test_one_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(
+    says = r"--tracker mlflow: not installed; install the extra: pip install '\.\[mlflow\]'"
+    with pytest.raises(RunError, match=says):
         RunError, match=r"--tracker mlflow: not installed; install the extra: pip install '\.\[mlflow\]'"
     ):
         named_tracker("mlflow", tmp_path, "a run", {})
