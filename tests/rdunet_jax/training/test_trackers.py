@@ -77,8 +77,6 @@ def test_one_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, monke
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     says = r"--tracker mlflow: not installed; install the extra: pip install '\.\[mlflow\]'"
     with pytest.raises(RunError, match=says):
-        RunError, match=r"--tracker mlflow: not installed; install the extra: pip install '\.\[mlflow\]'"
-    ):
         named_tracker("mlflow", tmp_path, "a run", {})
 
 
