@@ -39,10 +39,13 @@ _MET_BYTES = {
     4: "MET_INT, MET_UINT, MET_LONG, MET_ULONG, MET_FLOAT",
     8: "MET_LONG_LONG, MET_ULONG_LONG, MET_DOUBLE",
 }
-_MET_ORIGIN = {"offset", "position", "origin"}
-_NRRD_SPACES = {
-    *("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"),
-}
+_MET_PLACE = (
+    {"elementspacing", "elementsize"},
+    {"transformmatrix", "rotation", "orientation"},
+    {"offset", "position", "origin"},
+)
+"""Fields that place the axes; each group holds the names of one."""
+_NRRD_SPACES = ["left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"]
 """Those that name the sides of a patient. In others, such as `scanner-xyz`, left and right are not known."""
 
 
@@ -244,6 +247,5 @@ def _metaimage(path: Path) -> Declared:
     packing = "zlib" if fields.get("compresseddata", "").lower() in ("true", "1") else ""
     shape = _without_ones([int(size) for size in fields["dimsize"].split()] + ([channels] if channels > 1 else []))
     _check_units([unit] if (unit := fields.get("distanceunits", "")) else [], path)
-    needed = ({"elementspacing", "elementsize"}, {"transformmatrix", "rotation", "orientation"}, _MET_ORIGIN)
-    placed = all(fields.keys() & one for one in needed)
+    placed = all(fields.keys() & one for one in _MET_PLACE)
     return Declared(shape, _bytes_of(_MET_BYTES, fields["elementtype"]), offset, packing, placed)

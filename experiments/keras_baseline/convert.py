@@ -9,7 +9,6 @@ Import `experiments.keras_baseline.network` before `keras.models.load_model`: it
 if not __package__:
     raise SystemExit("error: run this in the checkout as: python -m experiments.keras_baseline.convert")
 
-from dataclasses import Field, fields
 from pathlib import Path
 
 from data_pipeline.errors import InputError
@@ -35,7 +34,7 @@ def keras_model(config: ModelConfig, image_size: ImageSize, variables: Variables
     Raises:
         InputError: the network differs from `keras` in more than its sizes, gate, dropout and normalisation constants.
     """
-    odd = [one.name for one in fields(config) if one.name not in FREE and _value(config, one) != _value(KERAS, one)]
+    odd = [name for name, value in vars(config).items() if name not in FREE and value != getattr(KERAS, name)]
     if odd:
         raise InputError(f"network {config.name}: differs from `keras` in {', '.join(odd)}, which no Keras model has")
     with zero_initial_weights():
@@ -52,10 +51,6 @@ def keras_model(config: ModelConfig, image_size: ImageSize, variables: Variables
         )
     model.set_weights([weight for layer in to_keras(variables, config) for weight in layer.weights])
     return model
-
-
-def _value(config: ModelConfig, field: Field) -> object:
-    return getattr(config, field.name)
 
 
 def convert(workdir: Path, output: Path) -> None:

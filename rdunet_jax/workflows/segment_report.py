@@ -157,7 +157,7 @@ def is_of_another(folder: Path, report: CTReport) -> bool:
     """Whether the `report.json` of an earlier command in this folder is of another CT or network."""
     try:
         earlier = read_json(folder / REPORT)
-        ours = json.loads(json.dumps(report.to_json()["network"]))
+        ours = json.loads(json.dumps(asdict(report)["network"]))
         return earlier["inputs_sha256"] != report.inputs_sha256 or earlier["network"] != ours
     except FileNotFoundError:
         return False
